@@ -1,0 +1,67 @@
+"""Linear mixed models, the models of R's lme4, for data that no single machine can hold.
+
+Dask workers reduce rows to crossproducts; a driver fits the model from these alone.
+
+>>> import bigmm
+>>> fit = bigmm.lmer("y ~ service + (1 | s) + (1 | d)", "ratings/*.parquet")    # doctest: +SKIP
+>>> print(fit)                                                                 # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bigmm.errors import BigmmError, ClusterError, DataError, FormulaError, LabelError, ModelError, StorageError
+
+if TYPE_CHECKING:
+    from bigmm.crossproducts import CrossProducts
+    from bigmm.inference.fit import LinearMixedModelFit
+    from bigmm.fitting import lmer
+    from bigmm.reduction.progress import Progress
+    from bigmm.reduction.reduce import reduce
+    from bigmm.solver.model import LinearMixedModel
+    from bigmm.solver.optimize import Optimizer
+    from bigmm.storage import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BigmmError",
+    "ClusterError",
+    "CrossProducts",
+    "DataError",
+    "FormulaError",
+    "LabelError",
+    "LinearMixedModel",
+    "LinearMixedModelFit",
+    "ModelError",
+    "Optimizer",
+    "Progress",
+    "StorageError",
+    "lmer",
+    "load",
+    "reduce",
+]
+
+#: Loaded on first use: a worker that reduces chunks never loads the solver.
+_HOMES = {
+    "CrossProducts": "bigmm.crossproducts",
+    "LinearMixedModel": "bigmm.solver.model",
+    "LinearMixedModelFit": "bigmm.inference.fit",
+    "Optimizer": "bigmm.solver.optimize",
+    "Progress": "bigmm.reduction.progress",
+    "lmer": "bigmm.fitting",
+    "load": "bigmm.storage",
+    "reduce": "bigmm.reduction.reduce",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bigmm' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,254 @@
+"""Sums and differences of crossproducts, aligned by label: the whole distributed algorithm."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bigmm.columns import Array, Column, expansion, sort_columns
+from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts, RowCounts
+from bigmm.design import Design
+from bigmm.errors import LabelError
+from bigmm.levels import Refs, union
+
+_INT32_MAX = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True, slots=True)
+class _GroupPlaces:
+    """Where the levels and the columns of one part's group stand in the sum."""
+
+    levels: Refs
+    columns: Refs
+
+
+def add(parts: Sequence[CrossProducts]) -> CrossProducts:
+    """Crossproducts of the rows of all parts.
+
+    Parameters
+    ----------
+    parts : sequence of CrossProducts
+        Added in this order, so that the bits of the sum depend on nothing else.
+
+    Raises
+    ------
+    LabelError
+        When they were collected for different formulas, weights or kinds of columns.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    design = _common_design(parts)
+    parts = [reshift(part, design) for part in parts]
+    columns = sort_columns(column for part in parts for column in part.columns)
+    x_places = [_x_places(columns, part) for part in parts]
+    XytXy = np.zeros((len(columns) + 1, len(columns) + 1))
+    for part, places in zip(parts, x_places, strict=True):
+        XytXy[np.ix_(places, places)] += part.XytXy
+    groups, places_of = [], []
+    for position in range(len(parts[0].groups)):
+        group, places = _add_groups([part.groups[position] for part in parts], x_places, len(columns) + 1)
+        groups.append(group)
+        places_of.append(places)
+    pairs = {
+        (g, h): _add_pairs([part.pairs[g, h] for part in parts], places_of[g], places_of[h], groups[g], groups[h])
+        for g, h in parts[0].pairs
+    }
+    return CrossProducts(
+        design=design,
+        columns=columns,
+        XytXy=XytXy,
+        groups=tuple(groups),
+        pairs=pairs,
+        rows=_add_rows([part.rows for part in parts]),
+        sum_log_weights=float(sum(part.sum_log_weights for part in parts)),
+        digest=_add_digests([part.digest for part in parts]),
+    )
+
+
+def _add_digests(digests: Sequence[str]) -> str:
+    distinct = set(digests)
+    return distinct.pop() if len(distinct) == 1 else hashlib.sha256("+".join(digests).encode()).hexdigest()
+
+
+def _add_rows(counts: Sequence[RowCounts]) -> RowCounts:
+    missing: Counter[str] = Counter()
+    for count in counts:
+        missing.update(count.missing)
+    return RowCounts(sum(c.read for c in counts), sum(c.used for c in counts), dict(missing))
+
+
+def _common_design(parts: Sequence[CrossProducts]) -> Design:
+    first = parts[0].design
+    for part in parts[1:]:
+        if part.design is not first:
+            _check_same(first, part.design)
+    return first
+
+
+def _check_same(first: Design, other: Design) -> None:
+    """Raise where two designs do not describe the same columns."""
+    what = {
+        "formulas": (first.formula, other.formula),
+        "weights": (first.weights, other.weights),
+        "offsets": (first.offset, other.offset),
+        "kinds of columns": (dict(first.kinds), dict(other.kinds)),
+    }
+    for name, (one, two) in what.items():
+        if one != two:
+            shown = (one.text, two.text) if name == "formulas" else (one, two)  # type: ignore[union-attr]
+            raise LabelError(
+                f"crossproducts of different {name} cannot be combined: {shown[0]!r} and {shown[1]!r}; reduce both with the same arguments"
+            )
+
+
+def reshift(part: CrossProducts, design: Design) -> CrossProducts:
+    """The same crossproducts with the shift constants of `design`.
+
+    With V the unit matrix plus the change of each constant in the rows of the matching indicators,
+    [X y]_new = [X y] V, so that W'W becomes V'W'W V and Z'W becomes Z'W V.
+    """
+    if part.design is design or (part.design.shift == design.shift and part.design.y_shift == design.y_shift):
+        return part
+    V = shift_matrix(part.columns, part.design, design)
+    groups = tuple(replace(group, ZtXy=group.ZtXy @ V) for group in part.groups)
+    return replace(part, design=design, XytXy=V.T @ part.XytXy @ V, groups=groups)
+
+
+def shift_matrix(columns: tuple[Column, ...], old: Design, new: Design | None = None) -> Array:
+    """V with [X y](shifted by `new`) = [X y](shifted by `old`) V, shape (P + 1, P + 1); `new` None: unshifted."""
+    P = len(columns)
+    V = np.eye(P + 1)
+    for position, column in enumerate(columns):
+        if column.numeric:
+            key = ":".join(column.numeric)
+            change = old.shift.get(key, 0.0) - (new.shift.get(key, 0.0) if new else 0.0)
+            V[:P, position] += change * expansion(columns, Column((), column.cell))
+    V[:P, P] += (old.y_shift - (new.y_shift if new else 0.0)) * expansion(columns, Column())
+    return V
+
+
+def _x_places(columns: tuple[Column, ...], part: CrossProducts) -> Refs:
+    """Places of a part's raw columns, and of its response, in the sum."""
+    places = {column: place for place, column in enumerate(columns)}
+    return np.array([*(places[column] for column in part.columns), len(columns)], dtype=np.intp)
+
+
+def _add_groups(groups: Sequence[GroupProducts], x_places: Sequence[Refs], width: int) -> tuple[GroupProducts, list[_GroupPlaces]]:
+    levels, level_places = union([group.levels for group in groups])
+    columns = sort_columns(column for group in groups for column in group.columns)
+    place_of = {column: place for place, column in enumerate(columns)}
+    column_places = [np.array([place_of[column] for column in group.columns], dtype=np.intp) for group in groups]
+    q, k = len(levels), len(columns)
+    rows = np.zeros(q, dtype=np.int64)
+    ZtZ, ZtXy = np.zeros((q, k, k)), np.zeros((q, k, width))
+    for group, lv, co, xp in zip(groups, level_places, column_places, x_places, strict=True):
+        rows[lv] += group.rows
+        if k == len(co) and width == len(xp):  # the usual case: every part has seen every column
+            ZtZ[lv] += group.ZtZ
+            ZtXy[lv] += group.ZtXy
+        else:
+            ZtZ[lv[:, None, None], co[:, None], co] += group.ZtZ
+            ZtXy[lv[:, None, None], co[:, None], xp] += group.ZtXy
+    places = [_GroupPlaces(lv, co) for lv, co in zip(level_places, column_places, strict=True)]
+    return GroupProducts(groups[0].names, levels, columns, rows, ZtZ, ZtXy), places
+
+
+def _add_pairs(
+    pairs: Sequence[PairProducts], g_places: Sequence[_GroupPlaces], h_places: Sequence[_GroupPlaces], g: GroupProducts, h: GroupProducts
+) -> PairProducts:
+    keys, blocks = [], []
+    shape = (len(g.columns), len(h.columns))
+    for pair, gp, hp in zip(pairs, g_places, h_places, strict=True):
+        keys.append(gp.levels[pair.g_refs].astype(np.int64) * len(h.levels) + hp.levels[pair.h_refs])
+        blocks.append(_widen(pair.ZtZ, shape, gp.columns, hp.columns))
+    return pairs_from_keys(np.concatenate(keys), np.concatenate(blocks), len(h.levels))
+
+
+def _widen(blocks: npt.NDArray[Any], shape: tuple[int, int], rows: Refs, columns: Refs) -> npt.NDArray[Any]:
+    if blocks.shape[1:] == shape:
+        return blocks
+    wide = np.zeros((len(blocks), *shape), dtype=blocks.dtype)
+    wide[:, rows[:, None], columns] = blocks
+    return wide
+
+
+def pairs_from_keys(keys: npt.NDArray[np.int64], blocks: npt.NDArray[Any], h_count: int) -> PairProducts:
+    """Sum the blocks that share a key ``g_ref * h_count + h_ref``, in the order given, and sort by key."""
+    if len(keys) == 0:
+        empty = np.zeros(0, dtype=np.int32)
+        return PairProducts(empty, empty, blocks)
+    order = np.argsort(keys, kind="stable")
+    keys, blocks = keys[order], blocks[order]
+    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+    counts = np.issubdtype(blocks.dtype, np.integer)
+    sums = np.add.reduceat(blocks, starts, axis=0, dtype=np.int64 if counts else np.float64)
+    if counts and sums.max() <= _INT32_MAX:
+        sums = sums.astype(np.int32)
+    g_refs, h_refs = np.divmod(keys[starts], h_count)
+    return PairProducts(g_refs.astype(np.int32), h_refs.astype(np.int32), sums)
+
+
+def subtract(whole: CrossProducts, part: CrossProducts) -> CrossProducts:
+    """Crossproducts of the rows of `whole` that are not in `part`.
+
+    Raises
+    ------
+    LabelError
+        When `part` has rows, levels or columns that `whole` has not.
+    """
+    _check_same(whole.design, part.design)
+    difference = add([whole, _negative(part)])
+    _check_part(whole, part, difference)
+    return _drop_empty(replace(difference, digest=_add_digests([whole.digest, f"-{part.digest}"])))
+
+
+def _negative(part: CrossProducts) -> CrossProducts:
+    groups = tuple(replace(group, rows=-group.rows, ZtZ=-group.ZtZ, ZtXy=-group.ZtXy) for group in part.groups)
+    pairs = {key: replace(pair, ZtZ=-pair.ZtZ) for key, pair in part.pairs.items()}
+    missing = {name: -count for name, count in part.rows.missing.items()}
+    rows = RowCounts(-part.rows.read, -part.rows.used, missing)
+    return replace(
+        part, XytXy=-part.XytXy, groups=groups, pairs=pairs, rows=rows, sum_log_weights=-part.sum_log_weights
+    )
+
+
+def _check_part(whole: CrossProducts, part: CrossProducts, difference: CrossProducts) -> None:
+    for group in difference.groups:
+        negative = group.rows < 0
+        if negative.any():
+            level = group.levels[int(np.argmax(negative))]
+            raise LabelError(
+                f"cannot subtract: level {level!r} of {group.name!r} would have {int(group.rows.min())} rows; "
+                "only rows that were added before can be taken away"
+            )
+    if difference.rows.used < 0 or not set(part.columns) <= set(whole.columns):
+        raise LabelError("cannot subtract: the second crossproducts have rows that the first have not")
+
+
+def _drop_empty(cp: CrossProducts) -> CrossProducts:
+    """Without the levels, and the pairs of levels, that no row is left in."""
+    kept = [group.rows > 0 for group in cp.groups]
+    groups = tuple(
+        replace(group, levels=_take(group, keep), rows=group.rows[keep], ZtZ=group.ZtZ[keep], ZtXy=group.ZtXy[keep])
+        for group, keep in zip(cp.groups, kept, strict=True)
+    )
+    new_refs = [np.cumsum(keep) - 1 for keep in kept]
+    pairs = {}
+    for (g, h), pair in cp.pairs.items():
+        keep = kept[g][pair.g_refs] & kept[h][pair.h_refs]
+        if np.issubdtype(pair.ZtZ.dtype, np.integer):  # a count of zero: the two levels meet in no row
+            keep &= pair.ZtZ[:, 0, 0] != 0
+        g_refs, h_refs = new_refs[g][pair.g_refs[keep]], new_refs[h][pair.h_refs[keep]]
+        pairs[g, h] = PairProducts(g_refs.astype(np.int32), h_refs.astype(np.int32), pair.ZtZ[keep])
+    return replace(cp, groups=groups, pairs=pairs)
+
+
+def _take(group: GroupProducts, keep: npt.NDArray[np.bool_]) -> Any:
+    levels = group.levels[keep]
+    return levels.remove_unused_levels() if hasattr(levels, "remove_unused_levels") else levels

@@ -1,0 +1,245 @@
+"""The waist: crossproducts of the model matrices as one labelled, additive, saveable value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bigmm.columns import Array, Column
+from bigmm.design import Design
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from bigmm.inference.fit import LinearMixedModelFit
+    from bigmm.solver.model import LinearMixedModel
+    from bigmm.solver.optimize import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """What became of the rows: ``read == used + dropped``.
+
+    Attributes
+    ----------
+    read, used : int
+    missing : dict of {column: rows}
+        Rows in which the column is missing; a row with two gaps counts under both.
+    """
+
+    read: int = 0
+    used: int = 0
+    missing: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> int:
+        """Incomplete rows."""
+        return self.read - self.used
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupProducts:
+    """Crossproducts of one grouping factor's columns.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Columns whose combined values are the levels.
+    levels : Index, length q
+        Sorted by value.
+    columns : tuple of Column, length k
+        Raw columns of Z that every level has.
+    rows : (q,) int64
+        Rows of each level.
+    ZtZ : (q, k, k) float64
+        Z'Z is block diagonal: one block a level.
+    ZtXy : (q, k, P + 1) float64
+        Z'[X_raw y].
+    """
+
+    names: tuple[str, ...]
+    levels: pd.Index
+    columns: tuple[Column, ...]
+    rows: npt.NDArray[np.int64]
+    ZtZ: Array
+    ZtXy: Array
+
+    @property
+    def name(self) -> str:
+        """As lme4 prints it."""
+        return ":".join(self.names)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairProducts:
+    """Z_g'Z_h of two grouping factors: dense blocks for the pairs of levels that meet in a row.
+
+    Attributes
+    ----------
+    g_refs, h_refs : (nnz,) int32
+        The levels of g and of h, ordered by (g, h); every pair once.
+    ZtZ : (nnz, k_g, k_h)
+        Integers when the entries are counts, else float64.
+    """
+
+    g_refs: npt.NDArray[np.int32]
+    h_refs: npt.NDArray[np.int32]
+    ZtZ: npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossProducts:
+    """The sufficient statistics of a linear mixed model and of every model inside it.
+
+    With W = [X_raw y], the raw fixed-effects columns and the response, these are W'W, and for the grouping factors
+    Z_g'Z_g, Z_g'W and Z_g'Z_h. Everything carries labels, so that the sum of two is the crossproducts of all their
+    rows: levels and columns that only one of them has seen simply appear in the sum.
+
+    Attributes
+    ----------
+    design : Design
+        The formula and the constants of the pass.
+    columns : tuple of Column, length P
+        Raw columns of the fixed part.
+    XytXy : (P + 1, P + 1) float64
+        [X_raw y]'[X_raw y], columns shifted by the design's constants, weighted.
+    groups : tuple of GroupProducts
+        One for each grouping factor, in the formula's order.
+    pairs : dict of {(g, h): PairProducts}
+        For positions g < h in `groups`.
+    rows : RowCounts
+    sum_log_weights : float
+    digest : str
+        Identifies the data of the pass.
+
+    References
+    ----------
+    Bates, Maechler, Bolker and Walker (2015), JSS 67(1), section 5.
+    """
+
+    design: Design
+    columns: tuple[Column, ...]
+    XytXy: Array
+    groups: tuple[GroupProducts, ...]
+    pairs: Mapping[tuple[int, int], PairProducts]
+    rows: RowCounts
+    sum_log_weights: float = 0.0
+    digest: str = ""
+
+    @property
+    def nobs(self) -> int:
+        """Rows used."""
+        return self.rows.used
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays; levels included."""
+        total = self.XytXy.nbytes
+        for group in self.groups:
+            total += group.ZtZ.nbytes + group.ZtXy.nbytes + group.rows.nbytes + int(group.levels.memory_usage())
+        return total + sum(pair.ZtZ.nbytes + pair.g_refs.nbytes + pair.h_refs.nbytes for pair in self.pairs.values())
+
+    def __repr__(self) -> str:
+        """One line: the formula, rows, levels and size."""
+        groups = ", ".join(f"{group.name} {len(group.levels):,}" for group in self.groups)
+        return f"<CrossProducts {self.design.formula.text!r}: {self.nobs:,} rows, {groups}, {self.nbytes:,} bytes>"
+
+    def __add__(self, other: CrossProducts) -> CrossProducts:
+        """Crossproducts of the rows of both; aligned by label.
+
+        Raises
+        ------
+        LabelError
+            When they were collected for different formulas, weights or kinds of columns.
+        """
+        from bigmm.addition import add
+
+        return add([self, other])
+
+    def __sub__(self, other: CrossProducts) -> CrossProducts:
+        """Crossproducts of the rows of `self` that are not in `other`; levels without rows disappear.
+
+        Raises
+        ------
+        LabelError
+            When `other` is not a part of `self`.
+        """
+        from bigmm.addition import subtract
+
+        return subtract(self, other)
+
+    def model(self, formula: str | None = None, reml: bool = True, contrasts: Mapping[str, Any] | None = None) -> LinearMixedModel:
+        """The objective as a function of theta, for the formula of the pass or any sub-model of it.
+
+        Parameters
+        ----------
+        formula : str, optional
+            Any formula whose columns and grouping factors were collected.
+        reml : bool
+            REML criterion, or minus twice the log-likelihood.
+        contrasts : dict, optional
+            ``{column: "treatment" | "sum" | "helmert" | "poly" | array}``.
+
+        Raises
+        ------
+        LabelError
+            When the formula asks for something that was not collected.
+        """
+        from bigmm.solver.model import build_model
+
+        return build_model(self, formula, reml=reml, contrasts=contrasts)
+
+    def fit(
+        self,
+        formula: str | None = None,
+        reml: bool = True,
+        contrasts: Mapping[str, Any] | None = None,
+        start: npt.ArrayLike | None = None,
+        optimizer: str | Optimizer | None = None,
+    ) -> LinearMixedModelFit:
+        """Estimates of the formula of the pass or of any sub-model of it; no row is read again.
+
+        Parameters
+        ----------
+        formula, reml, contrasts
+            As for `model`.
+        start : array_like, optional
+            Theta to start from.
+        optimizer : str or Optimizer, optional
+            Name of a derivative-free method of nlopt ("bobyqa", "neldermead", "sbplx", "cobyla") or settings.
+        """
+        return self.model(formula, reml=reml, contrasts=contrasts).fit(start=start, optimizer=optimizer)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a directory of JSON, npz and Parquet that `bigmm.load` reads; replaced as a whole or not at all.
+
+        Raises
+        ------
+        StorageError
+            When `path` exists and does not hold crossproducts.
+        """
+        from bigmm.storage import save_crossproducts
+
+        save_crossproducts(self, path)
+
+    def plot_factor(self, formula: str | None = None, theta: npt.ArrayLike | None = None, *, permute: bool = True) -> Figure:
+        """Draw Lambda'Z'Z Lambda + I and its Cholesky factor L side by side; needs matplotlib.
+
+        Parameters
+        ----------
+        formula : str, optional
+            A sub-model; its grouping factors are laid out in the order of the text.
+        theta : array_like, optional
+            Where to factor; the start value unless given.
+        permute : bool
+            Let CHOLMOD find a fill-reducing order.
+        """
+        from bigmm.inference.plots import plot_factor
+
+        return plot_factor(self, formula, theta, permute=permute)

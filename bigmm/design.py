@@ -1,0 +1,97 @@
+"""What a pass collects: a formula, the kinds of its columns, and the constants fixed before the first row is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from bigmm.columns import Block, ColumnKind, Level, check_numeric, x_blocks, z_blocks
+from bigmm.errors import DataError
+from bigmm.formula.terms import Formula, Term
+
+NaAction: TypeAlias = Literal["omit", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDesign:
+    """What is collected for one grouping factor, shared by all random-effects terms on it.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Columns whose combined values are the levels.
+    blocks : tuple of Block
+        Raw columns of Z.
+    """
+
+    names: tuple[str, ...]
+    blocks: tuple[Block, ...]
+
+    @property
+    def name(self) -> str:
+        """As lme4 prints it."""
+        return ":".join(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Everything that a chunk of rows needs to become crossproducts; small, and the same for every chunk.
+
+    Attributes
+    ----------
+    formula : Formula
+    kinds : dict of {column: "number" or "category"}
+    weights, offset : str or None
+        Columns of precision weights (Var = sigma^2 / w) and of the offset.
+    categories : dict of {column: levels}
+        Declared orders of levels; columns without one sort by value.
+    shift : dict of {numeric factors joined by ":": constant}
+        Subtracted from the numeric columns of X before anything is multiplied; Z stays unshifted.
+    y_shift : float
+        Subtracted from the response (after the offset).
+    na_action : {"omit", "fail"}
+    """
+
+    formula: Formula
+    kinds: Mapping[str, ColumnKind]
+    weights: str | None = None
+    offset: str | None = None
+    categories: Mapping[str, tuple[Level, ...]] = field(default_factory=dict)
+    shift: Mapping[str, float] = field(default_factory=dict)
+    y_shift: float = 0.0
+    na_action: NaAction = "omit"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns that are read, each once."""
+        extra = [name for name in (self.weights, self.offset) if name is not None]
+        return tuple(dict.fromkeys([*self.formula.names, *extra]))
+
+    @property
+    def x_blocks(self) -> tuple[Block, ...]:
+        """Raw blocks of the fixed part."""
+        return x_blocks(self.formula.fixed, self.kinds)
+
+    @property
+    def groups(self) -> tuple[GroupDesign, ...]:
+        """One for each distinct grouping factor, in the formula's order."""
+        terms: dict[tuple[str, ...], list[Term]] = {}
+        for random in self.formula.random:
+            terms.setdefault(random.group, []).extend(random.terms)
+        return tuple(GroupDesign(names, z_blocks(on_group, self.kinds)) for names, on_group in terms.items())
+
+    def check(self) -> None:
+        """See that the formula's arithmetic, the response, weights and offset are numbers.
+
+        Raises
+        ------
+        FormulaError, DataError
+        """
+        for role, name in {"weights": self.weights, "offset": self.offset}.items():
+            if name is not None and self.kinds[name] != "number":
+                raise DataError(f"{role} column {name!r} holds text, truth values or dates: expected numbers")
+        check_numeric(self.formula.response, self.kinds, "the response ")
+        for offset in self.formula.offsets:
+            check_numeric(offset, self.kinds)
+        _ = self.x_blocks, self.groups

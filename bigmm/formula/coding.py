@@ -1,0 +1,225 @@
+"""From raw columns to coded columns: X = X_raw C.
+
+formulaic decides which categorical factor of which term is coded by contrasts and which by all its indicators, so that
+the columns have full rank by construction (the rules of R's model.matrix); the contrast matrices are its too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import formulaic
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from formulaic.transforms import contrasts as fc
+
+from bigmm.columns import Array, Column, ColumnKind, Level, covering, is_category, term_block
+from bigmm.errors import LabelError, ModelError
+from bigmm.formula.expression import CONTRASTS, Expression
+from bigmm.formula.terms import Term
+
+ContrastChoice: TypeAlias = "str | fc.Contrasts | npt.ArrayLike"
+
+_BY_NAME: dict[str, Any] = {
+    "treatment": fc.TreatmentContrasts,
+    "sum": fc.SumContrasts,
+    "helmert": fc.HelmertContrasts,
+    "poly": fc.PolyContrasts,
+}
+_POLY_NAMES = (".L", ".Q", ".C")
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """How coded columns come from raw ones.
+
+    Attributes
+    ----------
+    names : tuple of str, length p
+        As R names coefficients: ``(Intercept)``, ``fb``, ``x:fb``.
+    matrix : (P, p) float64
+        C in X = X_raw C.
+    """
+
+    names: tuple[str, ...]
+    matrix: Array
+
+
+@dataclass(frozen=True, slots=True)
+class _CodedFactor:
+    """One categorical factor: its levels as rows, its coded columns, their names."""
+
+    names: tuple[str, ...]
+    matrix: Array
+
+
+def code_terms(
+    terms: Sequence[Term],
+    columns: tuple[Column, ...],
+    kinds: Mapping[str, ColumnKind],
+    categories: Mapping[str, tuple[Level, ...]],
+    contrasts: Mapping[str, ContrastChoice] | None = None,
+) -> Coding:
+    """Coded columns of a linear predictor.
+
+    Parameters
+    ----------
+    terms : sequence of Term
+    columns : tuple of Column, length P
+        Raw columns that were collected.
+    kinds, categories
+        Kinds of the data's columns and declared orders of levels.
+    contrasts : dict, optional
+        ``{column: contrast}``; treatment contrasts by default.
+
+    Raises
+    ------
+    LabelError
+        When a term needs raw columns that were not collected.
+    ModelError
+        For an unknown contrast, or one for a category with a single level.
+    """
+    factors = list(dict.fromkeys(f for term in terms for f in term if is_category(f, kinds)))
+    levels = {f: ordered_levels(f.names[0], columns, categories) for f in factors}
+    names: list[str] = []
+    coded: list[Array] = []
+    for term, reduced in _structure(terms, factors, levels):
+        parts = [_coded_factor(f, levels[f], f in reduced, contrasts or {}) for f in term if f in levels]
+        term_names, matrix = _code_term(term, parts, levels, columns, kinds)
+        names += term_names
+        coded.append(matrix)
+    return Coding(tuple(names), np.column_stack(coded) if coded else np.zeros((len(columns), 0)))
+
+
+def ordered_levels(name: str, columns: tuple[Column, ...], categories: Mapping[str, tuple[Level, ...]]) -> list[Level]:
+    """Levels of a categorical column that occur, in their declared order or sorted by value."""
+    present = {level for column in columns for category, level in column.cell if category == name}
+    declared = [level for level in categories.get(name, ()) if level in present]
+    return declared + sorted(present - set(declared))  # type: ignore[type-var]
+
+
+def _structure(
+    terms: Sequence[Term], factors: Sequence[Expression], levels: Mapping[Expression, list[Level]]
+) -> list[tuple[Term, frozenset[Expression]]]:
+    """Each piece of each term with the factors in it that are coded by contrasts, as formulaic decides.
+
+    formulaic sees the shape of the formula only: every factor stands there under a name of its own.
+    """
+    everything = list(dict.fromkeys(f for term in terms for f in term))
+    alias = {f: f"v{i}" for i, f in enumerate(everything)}
+    frame = pd.DataFrame({alias[f]: pd.Categorical(["a", "b"]) if f in levels else [1.0, 2.0] for f in everything}, index=[0, 1])
+    text = " + ".join(["0", *(":".join(alias[f] for f in term) or "1" for term in terms)])
+    spec = formulaic.model_matrix(text, frame).model_spec
+    by_alias = {name: f for f, name in alias.items()}
+    pieces = []
+    for encoded in spec.structure:
+        for scoped in encoded.scoped_terms:
+            term = tuple(by_alias[s.factor.expr] for s in scoped.factors if s.factor.expr in by_alias)
+            reduced = frozenset(by_alias[s.factor.expr] for s in scoped.factors if s.reduced)
+            pieces.append((_in_order(term, encoded.term, by_alias), reduced))
+    return pieces
+
+
+def _in_order(term: Term, whole: Any, by_alias: Mapping[str, Expression]) -> Term:
+    """Factors in the order in which the formula has them."""
+    order = [by_alias[factor.expr] for factor in whole.factors if factor.expr in by_alias]
+    return tuple(sorted(term, key=order.index))
+
+
+def _coded_factor(factor: Expression, levels: list[Level], reduced: bool, contrasts: Mapping[str, ContrastChoice]) -> _CodedFactor:
+    if not reduced:
+        return _CodedFactor(tuple(factor.text + level_text(level) for level in levels), np.eye(len(levels)))
+    if len(levels) < 2:
+        found = f"one level ({levels[0]!r})" if levels else "no level"
+        raise ModelError(f"{factor.text!r} has {found}: contrasts need two or more; leave it out of the formula")
+    choice = contrasts.get(factor.names[0], contrasts.get(factor.text, factor.contrast or "treatment"))
+    matrix, kind = _contrast_matrix(choice, len(levels), factor.text)
+    return _CodedFactor(tuple(factor.text + suffix for suffix in _suffixes(kind, levels, matrix)), matrix)
+
+
+def _contrast_matrix(choice: ContrastChoice, count: int, name: str) -> tuple[Array, str]:
+    """Contrast matrix, shape (levels, columns), and its kind."""
+    if isinstance(choice, str):
+        if choice.removeprefix("contr.") not in _BY_NAME:
+            raise ModelError(f"unknown contrast {choice!r} for {name!r}: expected one of {', '.join(CONTRASTS)}, or a matrix")
+        kind = choice.removeprefix("contr.")
+        return _matrix(_BY_NAME[kind](), count), kind
+    if isinstance(choice, fc.Contrasts):
+        kind = next((key for key, value in _BY_NAME.items() if type(choice) is value), "custom")
+        plain = kind == "treatment" and getattr(choice, "base", None) not in (None, fc.UNSET)
+        return _matrix(choice, count), "custom" if plain else kind
+    matrix = np.asarray(choice, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != count or matrix.shape[1] >= count:
+        raise ModelError(
+            f"a contrast matrix of shape {matrix.shape} for {name!r}: expected {count} rows (its levels) and at most {count - 1} columns"
+        )
+    return matrix, "custom"
+
+
+def _matrix(contrast: fc.Contrasts, count: int) -> Array:
+    return np.asarray(contrast.get_coding_matrix(list(range(count)), reduced_rank=True), dtype=np.float64)
+
+
+def _suffixes(kind: str, levels: list[Level], matrix: Array) -> list[str]:
+    """R's names of contrast columns: the level for treatment, .L .Q .C ^4 for polynomials, else a number."""
+    if kind == "treatment":
+        return [level_text(level) for level in levels[1:]]
+    count = matrix.shape[1]
+    if kind == "poly":
+        return [_POLY_NAMES[i] if i < len(_POLY_NAMES) else f"^{i + 1}" for i in range(count)]
+    return [str(i + 1) for i in range(count)]
+
+
+def level_text(level: Level) -> str:
+    """A level as it appears in names and tables."""
+    if isinstance(level, float):
+        return f"{level:.15g}"
+    if isinstance(level, pd.Timestamp) and level == level.normalize():
+        return str(level.date())
+    if isinstance(level, datetime.datetime):
+        return level.isoformat(sep=" ")
+    return str(level)
+
+
+def _code_term(
+    term: Term,
+    parts: Sequence[_CodedFactor],
+    levels: Mapping[Expression, list[Level]],
+    columns: tuple[Column, ...],
+    kinds: Mapping[str, ColumnKind],
+) -> tuple[list[str], Array]:
+    """Names and columns of C for one term: products of the coded factors, the first varying fastest as in R."""
+    block = term_block(term, kinds)
+    places = covering(columns, block.texts, block.categories)
+    if not places:
+        raise LabelError(
+            f"the crossproducts do not hold the columns of {_term_text(term)!r}: only sub-models of the collected formula "
+            "can be fitted without reading the rows again; reduce the data with this term"
+        )
+    categorical = [f for f in term if f in levels]
+    cells = [dict(columns[place].cell) for place in places]
+    rows = [np.array([levels[f].index(cell[f.names[0]]) for cell in cells]) for f in categorical]
+    names, out = [], []
+    for choice in itertools.product(*(range(len(part.names)) for part in reversed(parts))):
+        picked = choice[::-1]
+        value = np.ones(len(places))
+        for part, column, row in zip(parts, picked, rows, strict=True):
+            value = value * part.matrix[row, column]
+        out.append(value)
+        names.append(_column_name(term, dict(zip(categorical, [p.names[c] for p, c in zip(parts, picked, strict=True)], strict=True))))
+    matrix = np.zeros((len(columns), len(out)))
+    matrix[places] = np.column_stack(out) if out else np.zeros((len(places), 0))
+    return names, matrix
+
+
+def _column_name(term: Term, coded: Mapping[Expression, str]) -> str:
+    return ":".join(coded.get(factor, factor.text) for factor in term) or "(Intercept)"
+
+
+def _term_text(term: Term) -> str:
+    return ":".join(factor.text for factor in term) or "1"

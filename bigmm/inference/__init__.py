@@ -1,0 +1,1 @@
+"""What people ask of a fit: estimates, tables, predictions, pictures."""

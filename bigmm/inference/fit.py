@@ -1,0 +1,332 @@
+"""A fitted model: estimates in arrays, tables on request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bigmm.columns import Array, Column
+from bigmm.crossproducts import RowCounts
+from bigmm.design import Design
+from bigmm.errors import ModelError
+from bigmm.formula.coding import ContrastChoice
+from bigmm.formula.terms import Formula
+from bigmm.solver.covariance import RelativeCovariance
+from bigmm.solver.optimize import Optimization
+
+if TYPE_CHECKING:
+    from bigmm.solver.model import LinearMixedModel
+
+#: A diagonal entry of theta below this is reported as singular, as in lme4's isSingular().
+_SINGULAR = 1e-4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupEffects:
+    """Random effects of one grouping factor.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Columns whose combined values are the levels.
+    levels : Index, length q
+    columns : tuple of Column, length k_raw
+        Raw columns of Z that were collected for the factor.
+    coef_names : tuple of str, length k
+    b : (q, k) float64
+        Conditional modes.
+    """
+
+    names: tuple[str, ...]
+    levels: pd.Index
+    columns: tuple[Column, ...]
+    coef_names: tuple[str, ...]
+    b: Array
+
+    @property
+    def name(self) -> str:
+        """As lme4 prints it."""
+        return ":".join(self.names)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMixedModelFit:
+    """A linear mixed model at its optimum. Holds no rows and no client; pickles.
+
+    Attributes
+    ----------
+    formula : Formula
+    reml : bool
+    design : Design
+        Kinds and orders of the columns, weights and offset of the pass.
+    columns : tuple of Column, length P
+        Raw fixed-effects columns that were collected.
+    contrasts : dict
+        As they were asked for.
+    coef_names : tuple of str, length p
+    dropped : tuple of str
+        Coefficients that were left out because their columns depend on others.
+    beta : (p,) float64
+    vcov_beta : (p, p) float64
+    sigma : float
+        Residual standard deviation (for weight 1).
+    objective : float
+        Minus twice the log-likelihood, or the REML criterion.
+    theta : array
+        Relative covariance parameters, in lme4's order.
+    covariance : RelativeCovariance
+        What the entries of theta mean.
+    groups : tuple of GroupEffects
+    rows : RowCounts
+    optimization : Optimization
+        The search: settings, every (theta, objective), reason for stopping.
+    """
+
+    formula: Formula
+    reml: bool
+    design: Design
+    columns: tuple[Column, ...]
+    contrasts: Mapping[str, ContrastChoice]
+    coef_names: tuple[str, ...]
+    dropped: tuple[str, ...]
+    beta: Array
+    vcov_beta: Array
+    sigma: float
+    objective: float
+    theta: Array
+    covariance: RelativeCovariance
+    groups: tuple[GroupEffects, ...]
+    rows: RowCounts
+    optimization: Optimization
+    model: LinearMixedModel | None = field(default=None, repr=False)
+
+    @property
+    def fixef(self) -> pd.Series:
+        """Fixed-effects estimates, by name."""
+        return pd.Series(self.beta, index=pd.Index(self.coef_names, dtype="str"), name="Estimate")
+
+    @property
+    def stderr(self) -> pd.Series:
+        """Standard errors of the fixed effects, by name."""
+        return pd.Series(np.sqrt(np.diag(self.vcov_beta)), index=pd.Index(self.coef_names, dtype="str"), name="Std. Error")
+
+    @property
+    def vcov(self) -> pd.DataFrame:
+        """Covariance matrix of the fixed effects, sigma^2 (R_X'R_X)^-1."""
+        names = pd.Index(self.coef_names, dtype="str")
+        return pd.DataFrame(self.vcov_beta, index=names, columns=names)
+
+    @property
+    def nobs(self) -> int:
+        """Rows used."""
+        return self.rows.used
+
+    @property
+    def loglik(self) -> float:
+        """Log-likelihood, restricted if REML."""
+        return -self.objective / 2.0
+
+    @property
+    def npar(self) -> int:
+        """Parameters: fixed effects, theta, sigma."""
+        return len(self.beta) + len(self.theta) + 1
+
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion (of the restricted likelihood if REML, as in lme4)."""
+        return self.objective + 2.0 * self.npar
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's criterion with log(nobs), as in lme4."""
+        return self.objective + float(np.log(self.nobs)) * self.npar
+
+    @property
+    def converged(self) -> bool:
+        """The search stopped because it could not improve."""
+        return self.optimization.converged
+
+    @property
+    def nevals(self) -> int:
+        """Evaluations of the objective."""
+        return self.optimization.nevals
+
+    @property
+    def singular(self) -> bool:
+        """Some variance is estimated as zero, or some correlation as one; a result, not a failure."""
+        return bool((self.theta[self.covariance.lower == 0.0] < _SINGULAR).any())
+
+    @property
+    def ngroups(self) -> dict[str, int]:
+        """Levels of each grouping factor, in the order of theta."""
+        order = dict.fromkeys(term.group for term in self.covariance.terms)
+        return {self.groups[g].name: len(self.groups[g].levels) for g in order}
+
+    def template(self, index: int) -> Array:
+        """sigma T of one random-effects term, shape (k, k)."""
+        return self.sigma * self.covariance.template(self.covariance.terms[index], self.theta)
+
+    @property
+    def varcorr(self) -> pd.DataFrame:
+        """Variances and correlations of the random effects, as R's ``as.data.frame(VarCorr(m))``.
+
+        Columns grp, var1, var2 (None for a variance), vcov (covariance), sdcor (standard deviation or correlation).
+        """
+        rows: list[tuple[str, str | None, str | None, float, float]] = []
+        for index, term in enumerate(self.covariance.terms):
+            T = self.template(index)
+            cov = T @ T.T
+            sd = np.sqrt(np.diag(cov))
+            rows += [(term.label, name, None, cov[i, i], sd[i]) for i, name in enumerate(term.names)]
+            pairs = [(i, j) for j in range(term.size) for i in range(j + 1, term.size)]
+            with np.errstate(invalid="ignore"):
+                rows += [(term.label, term.names[j], term.names[i], cov[i, j], cov[i, j] / (sd[i] * sd[j])) for i, j in pairs]
+        rows.append(("Residual", None, None, self.sigma**2, self.sigma))
+        return pd.DataFrame(rows, columns=["grp", "var1", "var2", "vcov", "sdcor"])
+
+    def ranef(self) -> dict[str, pd.DataFrame]:
+        """Conditional modes of the random effects: for each grouping factor a table, index = levels.
+
+        Levels stand in their declared order or sorted by value; those of combined factors are a MultiIndex.
+        """
+        return {group.name: _table(group, group.b, self.design) for group in self.groups}
+
+    def condvar(self) -> dict[str, dict[str, Array]]:
+        """Conditional variances of the random effects given y and beta, lme4's ``postVar``.
+
+        Returns
+        -------
+        dict
+            For each grouping factor, ``{"levels": Index, "names": columns, "vcov": (q, k, k) array}`` with the levels
+            in the order of `ranef`.
+
+        Raises
+        ------
+        ModelError
+            For a fit that was loaded from disk: it has no crossproducts.
+        """
+        out: dict[str, dict[str, Any]] = {}
+        for group, variances in zip(self.groups, self._conditional_variances, strict=True):
+            order = level_order(group, self.design)
+            out[group.name] = {"levels": _index(group)[order], "names": group.coef_names, "vcov": variances[order]}
+        return out
+
+    @cached_property
+    def _conditional_variances(self) -> tuple[Array, ...]:
+        if self.model is None:
+            raise ModelError("a saved fit holds no crossproducts: fit them again (bigmm.load(crossproducts).fit(start=fit.theta))")
+        _, evaluation = self.model.evaluate(self.theta)
+        return tuple(self.sigma**2 * relative for relative in self.model.pls.conditional_variances(evaluation))
+
+    def summary(self) -> str:
+        """The fit as text, in lme4's layout."""
+        from bigmm.inference.summary import summarize
+
+        return summarize(self)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def predict(self, data: Any, re_form: Any = None, new_levels: str = "error") -> Any:
+        """Predicted response for new rows.
+
+        Parameters
+        ----------
+        data : DataFrame, Table, path, ...
+            Anything that `bigmm.lmer` reads. A Dask DataFrame gives a lazy Dask Series, everything else a pandas
+            Series (with the index of a pandas frame).
+        re_form : None, NA-like or str
+            None: conditional on all random effects. NA (``float("nan")``, ``pandas.NA``, ``"NA"`` or ``"~0"``): population
+            level. A formula such as ``"~ (1 | g)"``: conditional on these terms only.
+        new_levels : {"error", "population"}
+            What to do with a level that the fit has not seen: refuse, or take its random effects as zero.
+
+        Returns
+        -------
+        Series
+            NaN in rows that lack a value.
+
+        Raises
+        ------
+        DataError
+            For missing columns, new levels of fixed categories, or new levels of grouping factors with "error".
+        """
+        from bigmm.inference.predict import predict
+
+        return predict(self, data, re_form, new_levels)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a directory of JSON and Parquet that `bigmm.load` reads; replaced as a whole or not at all.
+
+        Raises
+        ------
+        StorageError
+            When `path` exists and does not hold a fit.
+        """
+        from bigmm.storage import save_fit
+
+        save_fit(self, path)
+
+
+def estimate(model: LinearMixedModel, found: Optimization) -> LinearMixedModelFit:
+    """Everything that follows from theta.
+
+    sigma^2 = pwrss / nu;  vcov(beta) = sigma^2 (R_X'R_X)^-1  (Bates et al. 2015, equations 38, 54).
+    """
+    objective, evaluation = model.evaluate(found.theta)
+    solution = model.pls.solve(evaluation)
+    selected, cp = model.selected, model.cp
+    sigma = float(np.sqrt(evaluation.pwrss / model.degrees_of_freedom))
+    inverse = np.linalg.inv(evaluation.RX) if selected.blocks.p else np.zeros((0, 0))
+    groups = tuple(
+        GroupEffects(group.names, group.levels, group.columns, coding.names, b)
+        for group, coding, b in zip(selected.groups, selected.codings, solution.b, strict=True)
+    )
+    return LinearMixedModelFit(
+        formula=selected.formula,
+        reml=model.reml,
+        design=cp.design,
+        columns=cp.columns,
+        contrasts=dict(selected.contrasts),
+        coef_names=selected.fixed.names,
+        dropped=selected.fixed.dropped,
+        beta=selected.fixed.beta(solution.beta),
+        vcov_beta=sigma**2 * selected.fixed.vcov(inverse @ inverse.T),
+        sigma=sigma,
+        objective=objective,
+        theta=found.theta,
+        covariance=selected.covariance,
+        groups=groups,
+        rows=cp.rows,
+        optimization=found,
+        model=model,
+    )
+
+
+def level_order(group: GroupEffects, design: Design) -> Any:
+    """Positions of a factor's levels in their declared order (by value where none is declared)."""
+    if not any(name in design.categories for name in group.names):
+        return slice(None)
+    keys = []
+    for depth, name in enumerate(group.names):
+        values = group.levels.get_level_values(depth) if len(group.names) > 1 else group.levels
+        declared = {level: position for position, level in enumerate(design.categories.get(name, ()))}
+        by_value = np.unique(values, return_inverse=True)[1] if name not in design.categories else None
+        keys.append(by_value if by_value is not None else np.array([declared.get(value, len(declared)) for value in values]))
+    return np.lexsort(keys[::-1])
+
+
+def _index(group: GroupEffects) -> pd.Index:
+    return group.levels.set_names(list(group.names)) if len(group.names) > 1 else group.levels.rename(group.name)
+
+
+def _table(group: GroupEffects, values: Array, design: Design) -> pd.DataFrame:
+    table = pd.DataFrame(values, index=_index(group), columns=pd.Index(group.coef_names, dtype="str"))
+    order = level_order(group, design)
+    return table if isinstance(order, slice) else table.iloc[order]

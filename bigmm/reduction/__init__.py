@@ -1,0 +1,1 @@
+"""From rows to crossproducts: one pass on Dask."""

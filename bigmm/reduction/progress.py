@@ -1,0 +1,31 @@
+"""What a long run says while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One report of a running pass or search.
+
+    Attributes
+    ----------
+    stage : {"reduce", "optimize"}
+    done : int
+        Chunks reduced, or evaluations made.
+    total : int or None
+        Chunks in all; None for a search, whose end is not known.
+    objective : float or None
+        The last objective of a search.
+    """
+
+    stage: Literal["reduce", "optimize"]
+    done: int
+    total: int | None = None
+    objective: float | None = None
+
+
+ProgressCallback: TypeAlias = Callable[[Progress], None]

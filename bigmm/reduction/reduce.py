@@ -1,0 +1,126 @@
+"""The pass: formula and data in, crossproducts out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, get_args
+
+from distributed import Client
+
+from bigmm.columns import ColumnKind
+from bigmm.crossproducts import CrossProducts
+from bigmm.design import Design, NaAction
+from bigmm.errors import DataError
+from bigmm.formula import parse_formula
+from bigmm.reduction.cluster import SMALL_BYTES, connect
+from bigmm.reduction.progress import ProgressCallback
+from bigmm.reduction.shift import HEAD_ROWS, with_shift
+from bigmm.reduction.sources import Plan, kind_of, plan_data
+from bigmm.reduction.tree import reduce_here, reduce_on
+
+logger = logging.getLogger(__name__)
+
+#: Chunks that are looked at for a first complete row.
+_HEAD_CHUNKS = 16
+
+
+def reduce(
+    formula: str,
+    data: Any,
+    *,
+    weights: str | None = None,
+    offset: str | None = None,
+    na_action: NaAction = "omit",
+    client: Any = None,
+    progress: ProgressCallback | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> CrossProducts:
+    """Reduce rows to the crossproducts of a formula's model matrices, in one pass.
+
+    Parameters
+    ----------
+    formula : str
+        A formula of lme4's grammar, for example ``"y ~ x + (1 + x | g)"``.
+    data : path, DataFrame, Table or Dataset
+        A path, folder, glob or fsspec URL of Parquet or CSV files, or a list of them; a Dask, pandas or polars
+        DataFrame; a pyarrow Table or Dataset. Only the columns that the formula names are read.
+    weights : str, optional
+        Column of precision weights, Var = sigma^2 / w.
+    offset : str, optional
+        Column of a known part of the response.
+    na_action : {"omit", "fail"}
+        Drop and count incomplete rows, or refuse them.
+    client : Client, cluster or str, optional
+        A Dask client or cluster, or a scheduler's address. None finds the running client; without one, data in memory
+        and small files are reduced in this process, and larger data on a local cluster that is closed at the end.
+    progress : callable, optional
+        Called with a `Progress` now and then.
+    storage_options : dict, optional
+        For the file system of a URL.
+
+    Returns
+    -------
+    CrossProducts
+        The same bits for any number of workers.
+
+    Raises
+    ------
+    FormulaError
+        For a formula that cannot be read; marked at the character.
+    DataError
+        For unknown columns, a response that is not numeric, infinite values, weights that are not positive,
+        files that cannot be read or that disagree, and data without a complete row.
+    ClusterError
+        When no scheduler answers or no worker is left.
+    """
+    if na_action not in get_args(NaAction):
+        raise DataError(f"na_action={na_action!r}: expected 'omit' or 'fail'")
+    design = Design(parse_formula(formula), {}, weights=weights, offset=offset, na_action=na_action)
+    plan = plan_data(data, design.names, storage_options=storage_options)
+    design = _for_plan(design, plan)
+    with connect(client, small=_is_small(plan)) as connected:
+        cp = _run(plan, design, connected, progress)
+    _check_rows(cp)
+    return replace(cp, digest=plan.digest)
+
+
+def _for_plan(design: Design, plan: Plan) -> Design:
+    """The design with the kinds and declared categories of the data's columns."""
+    kinds: dict[str, ColumnKind] = {
+        name: "category" if name in plan.categories else kind_of(plan.schema.field(name).type) for name in design.names
+    }
+    found = replace(design, kinds=kinds, categories=dict(plan.categories))
+    found.check()
+    return found
+
+
+def _is_small(plan: Plan) -> bool:
+    sizes = [chunk.nbytes for chunk in plan.chunks]
+    return plan.in_memory or (all(sizes) and sum(sizes) <= SMALL_BYTES)
+
+
+def _run(plan: Plan, design: Design, client: Client | None, progress: ProgressCallback | None) -> CrossProducts:
+    if client is None:
+        logger.info("reducing %d chunks in this process", len(plan.chunks))
+        return reduce_here(plan.chunks, _shifted(plan, design), progress)
+    with client.as_current():  # partitions of a Dask DataFrame are computed by the same cluster
+        logger.info("reducing %d chunks on %s", len(plan.chunks), client.scheduler.address)
+        return reduce_on(client, plan.chunks, _shifted(plan, design), progress)
+
+
+def _shifted(plan: Plan, design: Design) -> Design:
+    """The design with its shift, from the first chunk that has a complete row."""
+    for chunk in plan.chunks[:_HEAD_CHUNKS]:
+        shifted = with_shift(design, chunk.head(design.names, HEAD_ROWS))
+        if shifted is not None:
+            return shifted
+    return design
+
+
+def _check_rows(cp: CrossProducts) -> None:
+    if cp.rows.used == 0:
+        missing = ", ".join(f"{name} {count}" for name, count in cp.rows.missing.items())
+        found = f"all {cp.rows.read} rows are incomplete (missing: {missing})" if cp.rows.read else "the data have no rows"
+        raise DataError(f"{found}: expected at least one row with every column of the formula")

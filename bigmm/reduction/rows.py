@@ -1,0 +1,191 @@
+"""One chunk of rows, evaluated: complete rows only, numbers as float64, categories as codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bigmm.columns import Array, Block
+from bigmm.crossproducts import RowCounts
+from bigmm.design import Design
+from bigmm.errors import DataError
+from bigmm.formula.expression import Expression
+from bigmm.levels import Refs
+from bigmm.reduction.keys import column_levels
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The complete rows of one chunk.
+
+    Attributes
+    ----------
+    y : (n,) float64
+        Response minus offset minus shift.
+    weights : (n,) float64 or None
+    numeric : dict of {numeric factors of a block: (n,) float64}
+        Products of numeric expressions, unshifted.
+    encoded : dict of {column: (codes, levels)}
+        Categorical columns, codes (n,) into sorted levels.
+    complete : (rows read,) bool
+        Which rows of the chunk these are.
+    counts : RowCounts
+    """
+
+    y: Array
+    weights: Array | None
+    numeric: Mapping[tuple[str, ...], Array]
+    encoded: Mapping[str, tuple[Refs, pd.Index]]
+    complete: Mask
+    counts: RowCounts
+
+
+def evaluate_rows(table: pa.Table, design: Design, where: str = "the data") -> Rows:
+    """Evaluate a chunk's columns and keep its complete rows.
+
+    Parameters
+    ----------
+    table : Table
+        The design's columns.
+    design : Design
+    where : str
+        The chunk's name, for messages.
+
+    Raises
+    ------
+    DataError
+        For infinite values, weights that are missing or not positive, and, where `na_action` is "fail",
+        for incomplete rows.
+    """
+    numbers = _numbers(table, design, where)
+    values = {e.text: e.evaluate(numbers, len(table)) for e in _numeric_expressions(design)}
+    missing = _missing(table, numbers, values, design)
+    complete = ~np.logical_or.reduce(list(missing.values())) if missing else np.ones(len(table), dtype=bool)
+    counts = RowCounts(len(table), int(complete.sum()), {name: int(mask.sum()) for name, mask in missing.items() if mask.any()})
+    if design.na_action == "fail" and counts.dropped:
+        raise DataError(f"{counts.dropped} incomplete rows in {where} ({_shown(counts)}): remove them, or use na_action='omit'")
+    _check_finite(values, complete, where)
+    weights = _weights(numbers, design, complete, where)
+    values = values if complete.all() else {text: value[complete] for text, value in values.items()}
+    y = _response(values, numbers, design, complete)
+    numeric = {block.texts: _product(block, values) for block in _numeric_blocks(design)}
+    return Rows(y, weights, numeric, _encoded(table, design, complete), complete, counts)
+
+
+def _shown(counts: RowCounts) -> str:
+    return ", ".join(f"{name}: {number}" for name, number in counts.missing.items())
+
+
+def _numbers(table: pa.Table, design: Design, where: str) -> dict[str, Array]:
+    """Numeric columns as float64, null as NaN."""
+    numbers: dict[str, Array] = {}
+    numeric_names = {name for expression in design.formula.expressions if not expression.categorical for name in expression.names}
+    for name in design.names:
+        if design.kinds[name] == "number" and (name in numeric_names or name in (design.weights, design.offset)):
+            column = table.column(name)
+            if pa.types.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
+            numbers[name] = column.cast(pa.float64(), safe=False).to_numpy()
+    return numbers
+
+
+def _numeric_expressions(design: Design) -> Iterator[Expression]:
+    for expression in design.formula.expressions:
+        if not expression.categorical and all(design.kinds[name] == "number" for name in expression.names):
+            yield expression
+
+
+def _missing(table: pa.Table, numbers: Mapping[str, Array], values: Mapping[str, Array], design: Design) -> dict[str, Mask]:
+    """Rows that lack a value, by column; by expression where it is undefined though its columns are there."""
+    missing: dict[str, Mask] = {}
+    for name in design.names:
+        if name == design.weights:
+            continue
+        mask = np.isnan(numbers[name]) if name in numbers else _null(table.column(name))
+        if mask.any():
+            missing[name] = mask
+    for text, value in values.items():
+        undefined = np.isnan(value)
+        known = [missing[name] for name in missing]
+        undefined &= ~np.logical_or.reduce(known) if known else True
+        if undefined.any():
+            missing[text] = undefined
+    return missing
+
+
+def _null(column: pa.ChunkedArray) -> Mask:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type) if column.null_count == 0 and _has_null_value(column) else column
+    nan = pa.types.is_floating(column.type)
+    if column.null_count == 0 and not nan:
+        return np.zeros(len(column), dtype=bool)
+    return np.asarray(pc.is_null(column, nan_is_null=nan).to_numpy())
+
+
+def _has_null_value(column: pa.ChunkedArray) -> bool:
+    """Whether a dictionary itself holds a null."""
+    return any(chunk.dictionary.null_count for chunk in column.chunks)
+
+
+def _check_finite(values: Mapping[str, Array], complete: Mask, where: str) -> None:
+    for text, value in values.items():
+        infinite = np.isinf(value) & complete
+        if infinite.any():
+            row = int(np.argmax(infinite))
+            raise DataError(
+                f"{int(infinite.sum())} infinite values of {text!r} in {where} (the first in its row {row}): "
+                "expected finite numbers; replace them by missing values to drop those rows"
+            )
+
+
+def _weights(numbers: Mapping[str, Array], design: Design, complete: Mask, where: str) -> Array | None:
+    if design.weights is None:
+        return None
+    weights = numbers[design.weights][complete]
+    good = np.isfinite(weights) & (weights > 0)
+    if not good.all():
+        bad = weights[~good]
+        raise DataError(
+            f"{len(bad)} weights in {where} are missing, infinite or not positive (for example {bad[0]:g}) in column "
+            f"{design.weights!r}: expected precision weights > 0; drop those rows or repair the column"
+        )
+    return weights
+
+
+def _response(values: Mapping[str, Array], numbers: Mapping[str, Array], design: Design, complete: Mask) -> Array:
+    y = values[design.formula.response.text] - design.y_shift
+    if design.offset is not None:
+        y = y - numbers[design.offset][complete]
+    for offset in design.formula.offsets:
+        y = y - values[offset.text]
+    return y
+
+
+def _numeric_blocks(design: Design) -> dict[Block, None]:
+    blocks = [*design.x_blocks, *(block for group in design.groups for block in group.blocks)]
+    return dict.fromkeys(Block(block.numeric) for block in blocks if block.numeric)
+
+
+def _product(block: Block, values: Mapping[str, Array]) -> Array:
+    product = values[block.texts[0]]
+    for text in block.texts[1:]:
+        product = product * values[text]
+    return product
+
+
+def _encoded(table: pa.Table, design: Design, complete: Mask) -> dict[str, tuple[Refs, pd.Index]]:
+    """Codes and levels of every categorical column, those of the grouping factors included."""
+    grouping = {name for group in design.groups for name in group.names}
+    blocks = [*design.x_blocks, *(block for group in design.groups for block in group.blocks)]
+    names = dict.fromkeys([*grouping, *(name for block in blocks for name in block.categories)])
+    rows = table.select(sorted(names))
+    rows = rows if complete.all() else rows.filter(pa.array(complete))
+    return {name: column_levels(rows.column(name), name, whole=name in grouping) for name in rows.column_names}

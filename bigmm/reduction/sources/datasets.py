@@ -1,0 +1,131 @@
+"""Arrow datasets: fragments, those of Parquet files cut into row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from bigmm.errors import DataError
+from bigmm.reduction.sources.chunks import Plan, digest_of
+from bigmm.reduction.sources.columns import fit_table
+from bigmm.reduction.sources.cuts import balanced_runs
+from bigmm.reduction.sources.files import in_threads, reading
+from bigmm.reduction.sources.footers import group_sizes, groups_name
+from bigmm.reduction.sources.frames import plan_table
+from bigmm.reduction.sources.schema import unify_schemas
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentChunk:
+    """A fragment of a dataset, or row groups of one.
+
+    Parameters
+    ----------
+    fragment : pyarrow.dataset.Fragment
+        What to read.
+    columns : pyarrow.Schema
+        Needed columns in the types of the dataset.
+    schema : pyarrow.Schema
+        The plan's.
+    name : str
+        For messages.
+    rows : int or None
+        Known for Parquet.
+    nbytes : int
+        Compressed bytes of the needed columns, known for Parquet.
+    """
+
+    fragment: ds.Fragment
+    columns: pa.Schema
+    schema: pa.Schema
+    name: str
+    rows: int | None
+    nbytes: int
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """All rows; text is dictionary-encoded where the dataset's is."""
+        with reading(self.name):
+            table = self._scanner(columns).to_table()
+        return fit_table(table, columns, self.schema, self.name)
+
+    def head(self, columns: Sequence[str], rows: int) -> pa.Table:
+        """First rows; text is dictionary-encoded where the dataset's is."""
+        with reading(self.name):
+            table = self._scanner(columns).head(rows)
+        return fit_table(table, columns, self.schema, self.name)
+
+    def _scanner(self, columns: Sequence[str]) -> ds.Scanner:
+        # An expression means the column of that name even if the name has a dot.
+        projection: Any = {name: ds.field(name) for name in columns}
+        return self.fragment.scanner(schema=self.columns, columns=projection, use_threads=False)
+
+
+def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) -> Plan:
+    """Plan of an Arrow dataset; one that is in memory is a table."""
+    schema = unify_schemas(columns, [("the dataset", dataset.schema)])
+    needed = pa.schema([dataset.schema.field(name) for name in columns])
+    found = _fragments(dataset)
+    fragments = [fragment for fragment in found if isinstance(fragment, ds.FileFragment)]
+    if len(fragments) < len(found):
+        return plan_table(dataset.to_table(columns={name: ds.field(name) for name in columns}), columns)
+    cut = partial(_cut, needed=needed, schema=schema, chunk_bytes=chunk_bytes)
+    chunks = [chunk for part in in_threads(cut, fragments) for chunk in part]
+    if not chunks:
+        raise DataError(f"no rows in the {len(fragments)} fragment(s) of the dataset: expected at least one")
+    identity = [part for file in in_threads(_version, fragments) for part in file]
+    names = [chunk.name for chunk in chunks]
+    return Plan(tuple(chunks), schema, categories={}, digest=digest_of([*identity, *names]), in_memory=False)
+
+
+def _fragments(dataset: ds.Dataset) -> list[ds.Fragment]:
+    try:
+        return list(dataset.get_fragments())
+    except ValueError as error:
+        raise DataError(
+            "the dataset is filtered, which its fragments are not: pass the dataset without the filter, "
+            "or the rows as a table, dataset.to_table()"
+        ) from error
+
+
+def _cut(fragment: ds.FileFragment, needed: pa.Schema, schema: pa.Schema, chunk_bytes: int) -> list[FragmentChunk]:
+    with reading(repr(fragment.path)):
+        _check_complete(fragment, needed)
+        if isinstance(fragment, ds.ParquetFileFragment):
+            return list(_cut_parquet(fragment, needed, schema, chunk_bytes))
+    return [FragmentChunk(fragment, needed, schema, fragment.path, rows=None, nbytes=0)]
+
+
+def _cut_parquet(
+    fragment: ds.ParquetFileFragment, needed: pa.Schema, schema: pa.Schema, chunk_bytes: int
+) -> Iterator[FragmentChunk]:
+    """Row groups of a fragment, which may itself be some of those of its file, in runs; those without rows left out."""
+    groups = [group.id for group in fragment.row_groups]
+    of_file = group_sizes(fragment.metadata, fragment.physical_schema, needed.names)
+    sizes = [of_file[group] for group in groups]
+    for run in balanced_runs(sizes, chunk_bytes):
+        rows, nbytes = (sum(sizes[index][part] for index in run) for part in (0, 1))
+        if rows:
+            ids = groups[run.start : run.stop]
+            name = f"{fragment.path}, {groups_name(ids[0], ids[-1] + 1)}"
+            part: Any = fragment.subset(row_group_ids=ids)
+            yield FragmentChunk(part, needed, schema, name, rows, nbytes)
+
+
+def _check_complete(fragment: ds.FileFragment, needed: pa.Schema) -> None:
+    """Refuse a file without a needed column: Arrow would read nulls."""
+    held = {*fragment.physical_schema.names, *ds.get_partition_keys(fragment.partition_expression)}
+    absent = [name for name in needed.names if name not in held]
+    if absent:
+        raise DataError(
+            f"column {absent[0]!r} is in the dataset but not in {fragment.path!r}: write it there or leave that out"
+        )
+
+
+def _version(fragment: ds.FileFragment) -> tuple[object, ...]:
+    info = fragment.filesystem.get_file_info(fragment.path)
+    return fragment.path, info.size, info.mtime_ns

@@ -1,0 +1,91 @@
+"""A data file: where it is, how to open it, how to say that it cannot be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+from fsspec import AbstractFileSystem
+
+from bigmm.errors import BigmmError, DataError
+
+# Footers and headers are latency, not work: more threads than cores.
+_OPENERS = 16
+_LONGEST_REASON = 200
+# Read ahead from an object store: a request takes as long as the transfer of some megabytes.
+_BLOCK_BYTES = 8 * 2**20
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A file of a source.
+
+    Parameters
+    ----------
+    path : str
+        As its filesystem spells it.
+    url : str
+        The same for people: with the protocol, unless it is local, and without secrets.
+    label : str
+        The part of `url` that tells the files of a source apart.
+    size : int
+        Bytes, -1 when the filesystem does not tell.
+    version : str
+        Entity tag or time of the last change, empty when the filesystem tells none.
+    keys : tuple of (str, str)
+        Hive keys and values of its folders.
+    filesystem : fsspec.AbstractFileSystem or None
+        None for local files, which Arrow opens itself.
+    """
+
+    path: str
+    url: str
+    label: str
+    size: int
+    version: str
+    keys: tuple[tuple[str, str], ...]
+    filesystem: AbstractFileSystem | None
+
+    def open(self, read_ahead: bool = False) -> pa.NativeFile:
+        """Open for reading; with `read_ahead` from beginning to end, else at random."""
+        if self.filesystem is None:
+            return pa.OSFile(os.fsdecode(self.path), "rb")
+        # At random Arrow asks for exactly the ranges it needs: a cache would fetch unused columns.
+        cache = "readahead" if read_ahead else "none"
+        return pa.PythonFile(self.filesystem.open(self.path, "rb", block_size=_BLOCK_BYTES, cache_type=cache), "r")
+
+
+@contextmanager
+def reading(what: str, remedy: str = "the file may be damaged: write it again or leave it out") -> Iterator[None]:
+    """Turn whatever a filesystem or a decoder raises into a one-line `DataError` about `what`."""
+    try:
+        yield
+    except (BigmmError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{what} does not exist: check the path") from error
+    except PermissionError as error:
+        raise DataError(f"no permission to read {what}: change its permissions or your credentials") from error
+    except Exception as error:  # remote filesystems raise what their libraries raise, not only OSError
+        raise DataError(f"cannot read {what}: {reason(error)}; {remedy}") from error
+
+
+def reason(error: Exception) -> str:
+    """First line of an error's text, without its full stop, shortened."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[0].rstrip(".")
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Results of `function` on all items, in their order."""
+    with ThreadPoolExecutor(_OPENERS) as pool:
+        return list(pool.map(function, items))

@@ -1,0 +1,108 @@
+"""Dask data frames: one chunk a partition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import pandas as pd
+import pyarrow as pa
+import pyarrow.types as pt
+from dask.delayed import Delayed
+
+from bigmm.errors import DataError
+from bigmm.reduction.sources.chunks import Plan, digest_of
+from bigmm.reduction.sources.columns import fit_table
+from bigmm.reduction.sources.frames import arrow_table, check_columns, declared_categories
+from bigmm.reduction.sources.schema import TEXT, unify_schemas
+
+_UNKNOWN = "__UNKNOWN_CATEGORIES__"
+
+
+@dataclass(frozen=True, slots=True)
+class DaskChunk:
+    """A partition of a Dask data frame.
+
+    A task that gets the partition from `delayed` turns it into a table with `read_frame`; `read` computes it first.
+
+    Parameters
+    ----------
+    delayed : dask.delayed.Delayed
+        The partition, a pandas frame of the needed columns. It carries the graph of the whole frame.
+    number : int
+        Position among the partitions.
+    schema : pyarrow.Schema
+        The plan's.
+    """
+
+    delayed: Delayed
+    number: int
+    schema: pa.Schema
+
+    @property
+    def name(self) -> str:
+        """Number of the partition."""
+        return f"partition {self.number}"
+
+    @property
+    def nbytes(self) -> int:
+        """Unknown: 0."""
+        return 0
+
+    @property
+    def rows(self) -> None:
+        """Unknown before computing."""
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Compute the partition: all its rows."""
+        frame: pd.DataFrame = self.delayed.compute()  # type: ignore[no-untyped-call]
+        return self.read_frame(frame, columns)
+
+    def read_frame(self, frame: pd.DataFrame, columns: Sequence[str]) -> pa.Table:
+        """All rows of the partition, which has been computed."""
+        return fit_table(arrow_table(frame, columns, self.name), columns, self.schema, self.name)
+
+    def head(self, columns: Sequence[str], rows: int) -> pa.Table:
+        """First rows; the partition is computed, but only they travel."""
+        return self.read_frame(self.delayed.head(rows).compute(), columns)
+
+
+def plan_dask(frame: Any, columns: Sequence[str]) -> Plan:
+    """Plan of a Dask data frame, from its metadata: nothing is computed."""
+    check_columns(list(frame.columns), columns)
+    meta = _meta(frame[list(columns)], columns)
+    schema = unify_schemas(columns, [("the data", _typed(meta, columns))])
+    partitions = _partitions(frame, columns)
+    chunks = tuple(DaskChunk(delayed, number, schema) for number, delayed in enumerate(partitions))
+    digest = digest_of([frame[list(columns)]._name, len(chunks), schema])
+    return Plan(chunks, schema, declared_categories(meta, columns), digest, in_memory=False)
+
+
+def _partitions(frame: Any, columns: Sequence[str]) -> list[Delayed]:
+    # Dask would fuse partitions from which few columns are read, and their number is the plan's.
+    with dask.config.set({"optimization.tune.active": False}):
+        delayed: list[Delayed] = frame[list(columns)].to_delayed()
+    if len(delayed) != frame.npartitions:
+        raise DataError(
+            f"the Dask frame has {frame.npartitions} partitions but gives {len(delayed)}: call .persist() on it first"
+        )
+    return delayed
+
+
+def _meta(frame: Any, columns: Sequence[str]) -> pd.DataFrame:
+    """Empty frame of the partitions' dtypes; categories that are not known become text, for want of a type."""
+    meta: pd.DataFrame = frame._meta
+    unknown = [name for name in columns if _is_unknown(meta[name])]
+    return meta.astype(dict.fromkeys(unknown, "str")) if unknown else meta
+
+
+def _is_unknown(column: pd.Series) -> bool:
+    return isinstance(column.dtype, pd.CategoricalDtype) and _UNKNOWN in column.cat.categories
+
+
+def _typed(meta: pd.DataFrame, columns: Sequence[str]) -> pa.Schema:
+    """Types of an empty frame; one of objects tells none, and objects are nearly always text."""
+    fields = arrow_table(meta, columns).schema
+    return pa.schema([field.with_type(TEXT) if pt.is_null(field.type) else field for field in fields])

@@ -1,0 +1,1 @@
+"""From crossproducts to estimates of theta: no rows, no Dask."""

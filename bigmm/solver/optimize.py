@@ -1,0 +1,207 @@
+"""The search for theta by nlopt: the only file that knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import nlopt
+import numpy as np
+import numpy.typing as npt
+
+from bigmm.columns import Array
+from bigmm.errors import ModelError
+from bigmm.solver.cholmod import NotPositiveDefiniteError
+
+_METHODS = {
+    "bobyqa": nlopt.LN_BOBYQA,
+    "cobyla": nlopt.LN_COBYLA,
+    "neldermead": nlopt.LN_NELDERMEAD,
+    "sbplx": nlopt.LN_SBPLX,
+}
+_REASONS = {
+    nlopt.SUCCESS: "success",
+    nlopt.STOPVAL_REACHED: "stop value reached",
+    nlopt.FTOL_REACHED: "ftol reached",
+    nlopt.XTOL_REACHED: "xtol reached",
+    nlopt.MAXEVAL_REACHED: "maxeval reached",
+    nlopt.MAXTIME_REACHED: "maxtime reached",
+}
+#: A diagonal entry of theta this small is tried at 0 ...
+_SNAP_BELOW = 1e-3
+#: ... and stays there when the objective rises by no more than this, the rounding of large objectives.
+_SNAP_RISE = 1e-8
+#: Step and slope of the one-sided check at a bound, and how often the search may start again from there.
+_EDGE_STEP = 1e-3
+_RESTARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """Settings of a search.
+
+    Attributes
+    ----------
+    method : {"bobyqa", "cobyla", "neldermead", "sbplx"}
+        Derivative-free methods of nlopt; BOBYQA is lme4's default too.
+    ftol_rel, xtol_abs : float
+        Stop when a step changes the objective by less than this part of itself, or every entry of theta by less.
+        The default `ftol_rel` is the rounding of the objective; lme4 stops at an absolute 1e-8.
+    maxeval : int
+        Evaluations at most.
+    """
+
+    method: str = "bobyqa"
+    ftol_rel: float = 4e-14
+    xtol_abs: float = 1e-8
+    maxeval: int = 100_000
+
+    def __post_init__(self) -> None:
+        """Refuse what nlopt would not understand."""
+        if self.method not in _METHODS:
+            raise ModelError(f"unknown optimizer {self.method!r}: expected one of {', '.join(_METHODS)}")
+        if not (self.ftol_rel >= 0 and self.xtol_abs >= 0 and self.maxeval >= 1):
+            raise ModelError("optimizer tolerances must be >= 0 and maxeval >= 1")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Optimization:
+    """One search, settings and outcome.
+
+    Attributes
+    ----------
+    settings : Optimizer
+    start : array
+        Theta that it started from.
+    theta : array
+        The best theta found.
+    objective : float
+        Its objective.
+    trace : tuple of (theta, objective)
+        Every evaluation, in order; NaN where no Cholesky factor exists.
+    reason : str
+        Why it stopped.
+    converged : bool
+        It stopped because it could not improve, not because it ran out of evaluations.
+    """
+
+    settings: Optimizer
+    start: Array
+    theta: Array
+    objective: float
+    trace: tuple[tuple[Array, float], ...]
+    reason: str
+    converged: bool
+
+    @property
+    def nevals(self) -> int:
+        """Evaluations of the objective."""
+        return len(self.trace)
+
+
+@dataclass(slots=True)
+class _Recorder:
+    """The objective as nlopt calls it: every call is kept, failures become the first value.
+
+    (Infinity would ruin the quadratic model that BOBYQA keeps.)
+    """
+
+    function: Callable[[Array], float]
+    on_evaluation: Callable[[int, Array, float], None] | None
+    trace: list[tuple[Array, float]] = field(default_factory=list)
+    failure: BaseException | None = None
+
+    def __call__(self, theta: npt.NDArray[np.float64], gradient: object = None) -> float:
+        try:
+            value = self.function(theta)
+        except NotPositiveDefiniteError:
+            value = float("nan")
+        except BaseException as error:  # nlopt swallows what is raised inside it
+            self.failure = error
+            raise nlopt.ForcedStop from error
+        self.trace.append((theta.copy(), value))
+        if self.on_evaluation is not None:
+            self.on_evaluation(len(self.trace), self.trace[-1][0], value)
+        return value if np.isfinite(value) else self.trace[0][1]
+
+    @property
+    def best(self) -> tuple[Array, float]:
+        return min((pair for pair in self.trace if np.isfinite(pair[1])), key=lambda pair: pair[1])
+
+
+def minimize(
+    function: Callable[[Array], float],
+    start: Array,
+    lower: Array,
+    settings: Optimizer,
+    on_evaluation: Callable[[int, Array, float], None] | None = None,
+) -> Optimization:
+    """Minimize the objective over theta.
+
+    Parameters
+    ----------
+    function : callable
+        Objective of theta; may raise NotPositiveDefiniteError.
+    start, lower : arrays
+    settings : Optimizer
+    on_evaluation : callable, optional
+        Called with (number, theta, objective) after every evaluation.
+
+    Raises
+    ------
+    ModelError
+        When the objective does not exist at the start.
+    """
+    recorder = _Recorder(function, on_evaluation)
+    if not np.isfinite(recorder(start)):
+        raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
+    reason, converged = _search(recorder, start, lower, settings)
+    for _ in range(_RESTARTS):
+        inside = _off_the_edge(recorder, lower)
+        if inside is None or not converged:
+            break
+        reason, converged = _search(recorder, inside, lower, settings)
+    theta, objective = _snap(recorder, lower)
+    return Optimization(settings, start.copy(), theta, objective, tuple(recorder.trace), reason, converged)
+
+
+def _search(recorder: _Recorder, start: Array, lower: Array, settings: Optimizer) -> tuple[str, bool]:
+    optimizer = nlopt.opt(_METHODS[settings.method], len(start))
+    optimizer.set_min_objective(recorder)
+    optimizer.set_lower_bounds(lower)
+    optimizer.set_ftol_rel(settings.ftol_rel)
+    optimizer.set_xtol_abs(settings.xtol_abs)
+    optimizer.set_maxeval(max(settings.maxeval - len(recorder.trace), 1))
+    try:
+        optimizer.optimize(start)
+    except nlopt.RoundoffLimited:
+        return "stopped by rounding", True
+    except nlopt.ForcedStop:
+        if recorder.failure is not None:
+            raise recorder.failure from None
+        raise
+    code = optimizer.last_optimize_result()
+    return _REASONS.get(code, f"nlopt code {code}"), code in (nlopt.SUCCESS, nlopt.FTOL_REACHED, nlopt.XTOL_REACHED)
+
+
+def _off_the_edge(recorder: _Recorder, lower: Array) -> Array | None:
+    """A point inside that is better than the best one when that lies on a bound; None when there is none."""
+    theta, objective = recorder.best
+    for i in np.flatnonzero(theta == lower):
+        inside = theta.copy()
+        inside[i] += _EDGE_STEP
+        if recorder(inside) < objective - _SNAP_RISE:
+            return inside
+    return None
+
+
+def _snap(recorder: _Recorder, lower: Array) -> tuple[Array, float]:
+    """The best point, with diagonal entries near 0 put at 0 one by one where that costs nothing."""
+    theta, objective = recorder.best
+    for i in np.flatnonzero((lower == 0.0) & (theta > 0.0) & (theta < _SNAP_BELOW)):
+        candidate = theta.copy()
+        candidate[i] = 0.0
+        value = recorder(candidate)
+        if value <= objective + _SNAP_RISE:
+            theta, objective = candidate, value
+    return theta, objective

@@ -1,0 +1,35 @@
+"""Dependent fixed-effects columns, found from X'X."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from bigmm.columns import Array
+
+#: A column is dependent when less than this part of its squared length is left beside the columns before it.
+#: (X'X holds squares: rounding alone leaves about 1e-15 times the number of columns.)
+_TOLERANCE = 1e-11
+
+
+def independent_columns(XtX: Array) -> npt.NDArray[np.bool_]:
+    """Which columns to keep, shape (p,): from the left, as R's qr() does.
+
+    A Cholesky factorization of X'X, scaled to a unit diagonal, that passes over the columns whose pivot vanishes.
+    """
+    p = len(XtX)
+    lengths = np.sqrt(np.diag(XtX))
+    keep = lengths > 0.0
+    scale = np.where(keep, lengths, 1.0)
+    A = XtX / np.outer(scale, scale)
+    R = np.zeros((p, p))
+    for j in range(p):
+        column = A[j, :j] if j else A[j, :0]
+        r = np.zeros(j)
+        for i in np.flatnonzero(keep[:j]):
+            r[i] = (column[i] - R[:i, i] @ r[:i]) / R[i, i]
+        left = A[j, j] - r @ r
+        keep[j] = keep[j] and left > _TOLERANCE
+        if keep[j]:
+            R[:j, j], R[j, j] = r, np.sqrt(left)
+    return keep

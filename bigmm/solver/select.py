@@ -1,0 +1,259 @@
+"""Choose a model inside crossproducts: coded columns, no row read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from bigmm.addition import shift_matrix
+from bigmm.columns import Array, expansion
+from bigmm.columns import Column as RawColumn
+from bigmm.crossproducts import CrossProducts, GroupProducts
+from bigmm.errors import LabelError, ModelError
+from bigmm.formula.coding import Coding, ContrastChoice, code_terms
+from bigmm.formula.terms import Formula, RandomEffectsTerm
+from bigmm.solver.blocks import GroupBlocks, ModelBlocks, PairBlocks
+from bigmm.solver.covariance import RelativeCovariance, TermCovariance, lme4_order
+from bigmm.solver.rank import independent_columns
+
+#: A shift is in the column space when what is left of it is this small.
+_IN_SPAN = 1e-9
+#: A response is explained exactly when this part of its sum of squares, or less, is left.
+_NO_RESIDUAL = 1e-14
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FixedPart:
+    """The fixed-effects columns of a model and the basis that it is solved in.
+
+    X (as the user knows it) = X_basis M. The basis has the shifted numeric columns where the shift lies in the column
+    space of the indicators; it is better conditioned, and M is unit triangular, so that log|R_X| is the same.
+
+    Attributes
+    ----------
+    names : tuple of str, length p
+    dropped : tuple of str
+        Dependent columns that were left out.
+    coding : Coding
+        X = X_raw C, of the kept columns.
+    basis : (P + 1, p + 1)
+        [X_basis y_basis] = [X_raw y](shifted) G.
+    M : (p, p)
+    beta_shift : (p,)
+        What the shift of y adds to beta.
+    """
+
+    names: tuple[str, ...]
+    dropped: tuple[str, ...]
+    coding: Coding
+    basis: Array
+    M: Array
+    beta_shift: Array
+
+    def beta(self, beta_basis: Array) -> Array:
+        """Coefficients of X from those of the basis."""
+        return np.linalg.solve(self.M, beta_basis) + self.beta_shift
+
+    def vcov(self, vcov_basis: Array) -> Array:
+        """Covariance matrix of the coefficients of X."""
+        half = np.linalg.solve(self.M, vcov_basis)
+        return np.linalg.solve(self.M, half.T)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SelectedModel:
+    """Everything about one model that does not depend on theta."""
+
+    formula: Formula
+    fixed: FixedPart
+    groups: tuple[GroupProducts, ...]
+    codings: tuple[Coding, ...]
+    covariance: RelativeCovariance
+    blocks: ModelBlocks
+    contrasts: Mapping[str, ContrastChoice]
+
+
+def select(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, ContrastChoice] | None) -> SelectedModel:
+    """The crossproducts of one model.
+
+    Raises
+    ------
+    LabelError
+        When the formula asks for columns, factors or a response that were not collected.
+    ModelError
+        When the data cannot identify the model: too few rows or levels, a constant response.
+    """
+    _check_collected(cp, formula)
+    fixed = _fixed_part(cp, formula, contrasts)
+    names = list(dict.fromkeys(term.group for term in formula.random))
+    groups = tuple(_find_group(cp, name) for name in names)
+    terms = [(groups.index(_find_group(cp, term.group)), term) for term in formula.random]
+    coded = [_code_random(cp, groups[g], term) for g, term in terms]
+    covariance, codings = _covariance(terms, coded, groups)
+    blocks = _blocks(cp, fixed, groups, codings)
+    _check_identified(blocks, groups, covariance)
+    return SelectedModel(formula, fixed, groups, codings, covariance, blocks, contrasts or {})
+
+
+def _check_collected(cp: CrossProducts, formula: Formula) -> None:
+    design = cp.design
+    if formula.response != design.formula.response or formula.offsets != design.formula.offsets:
+        raise LabelError(
+            f"the crossproducts were collected for the response and offset of {design.formula.text!r}: "
+            f"found {formula.text!r}; another response needs another pass over the rows"
+        )
+    unknown = [name for name in formula.names if name not in design.kinds]
+    if unknown:
+        known = ", ".join(design.formula.names)
+        raise LabelError(f"the crossproducts hold nothing about column {unknown[0]!r}, only about {known}: reduce the data with it")
+
+
+def _find_group(cp: CrossProducts, names: tuple[str, ...]) -> GroupProducts:
+    for group in cp.groups:
+        if set(group.names) == set(names):
+            return group
+    known = ", ".join(repr(group.name) for group in cp.groups)
+    raise LabelError(f"the crossproducts have no grouping factor {':'.join(names)!r}, only {known}: reduce the data with it")
+
+
+def _fixed_part(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, ContrastChoice] | None) -> FixedPart:
+    coding = code_terms(formula.fixed, cp.columns, cp.design.kinds, cp.design.categories, contrasts)
+    G, _, _ = _basis(cp, coding.matrix)
+    XtX = G[:, :-1].T @ cp.XytXy @ G[:, :-1]
+    keep = independent_columns((XtX + XtX.T) / 2)
+    dropped = tuple(name for name, kept in zip(coding.names, keep, strict=True) if not kept)
+    names = tuple(name for name, kept in zip(coding.names, keep, strict=True) if kept)
+    kept = Coding(names, coding.matrix[:, keep])
+    return FixedPart(names, dropped, kept, *_basis(cp, kept.matrix))
+
+
+def _basis(cp: CrossProducts, C: Array) -> tuple[Array, Array, Array]:
+    """(G, M, beta_shift): shifted columns where the indicators can undo the shift, unshifted ones elsewhere."""
+    P, p = C.shape
+    V = shift_matrix(cp.columns, cp.design)
+    unshifted = V[:P, :P] @ C
+    numeric = np.array([bool(column.numeric) for column in cp.columns], dtype=bool)
+    plain = np.flatnonzero(~(C[numeric] != 0).any(axis=0))
+    G, M = np.zeros((P + 1, p + 1)), np.eye(p)
+    for j in range(p):
+        coefficients = _in_span(C[:, plain], unshifted[:, j] - C[:, j])
+        if coefficients is None:
+            G[:P, j] = unshifted[:, j]
+        else:
+            G[:P, j] = C[:, j]
+            M[plain, j] += coefficients
+    G[P, p] = 1.0
+    beta_shift = np.zeros(p)
+    y_shift = _in_span(C[:, plain], cp.design.y_shift * expansion(cp.columns, RawColumn()))
+    if y_shift is None:
+        G[:P, p] = V[:P, P]
+    else:
+        beta_shift[plain] = y_shift
+    return G, M, beta_shift
+
+
+def _in_span(basis: Array, vector: Array) -> Array | None:
+    """Coefficients of `vector` in the columns of `basis`; None when it is not in their span."""
+    size = np.abs(vector).max(initial=0.0)
+    if size == 0.0:
+        return np.zeros(basis.shape[1])
+    if basis.shape[1] == 0:
+        return None
+    coefficients = np.linalg.lstsq(basis, vector / size, rcond=None)[0]
+    left = np.abs(basis @ coefficients - vector / size).max()
+    # Contrasts of 0, 1 and -1 have coefficients that are whole numbers: rounding restores them.
+    whole = np.round(coefficients)
+    if np.abs(basis @ whole - vector / size).max() <= left:
+        coefficients = whole
+    return coefficients * size if left < _IN_SPAN else None
+
+
+def _code_random(cp: CrossProducts, group: GroupProducts, term: RandomEffectsTerm) -> Coding:
+    """Coded columns of Z for one term; as in lme4, `contrasts` is for the fixed part alone."""
+    coding = code_terms(term.terms, group.columns, cp.design.kinds, cp.design.categories)
+    if not coding.names:
+        raise ModelError(f"the random-effects term on {term.name!r} has no columns")
+    return coding
+
+
+def _covariance(
+    terms: list[tuple[int, RandomEffectsTerm]], coded: list[Coding], groups: tuple[GroupProducts, ...]
+) -> tuple[RelativeCovariance, tuple[Coding, ...]]:
+    """Theta's layout, and the coding of each grouping factor: the columns of all its terms side by side."""
+    order = lme4_order([len(groups[g].levels) for g, _ in terms])
+    sizes, used = [0] * len(groups), dict.fromkeys(range(len(groups)), 0)
+    covariances: list[TermCovariance] = []
+    matrices: list[list[Array]] = [[] for _ in groups]
+    names: list[list[str]] = [[] for _ in groups]
+    position = 0
+    for index in order:
+        g, coding = terms[index][0], coded[index]
+        k = len(coding.names)
+        entries = k * (k + 1) // 2
+        label = groups[g].name + (f".{used[g]}" if used[g] else "")
+        columns = slice(sizes[g], sizes[g] + k)
+        covariances.append(TermCovariance(index, g, label, coding.names, columns, slice(position, position + entries)))
+        matrices[g].append(coding.matrix)
+        names[g] += coding.names
+        sizes[g] += k
+        used[g] += 1
+        position += entries
+    codings = tuple(Coding(tuple(n), np.column_stack(m)) for n, m in zip(names, matrices, strict=True))
+    return RelativeCovariance(tuple(covariances), tuple(sizes)), codings
+
+
+def _blocks(cp: CrossProducts, fixed: FixedPart, groups: tuple[GroupProducts, ...], codings: tuple[Coding, ...]) -> ModelBlocks:
+    G = fixed.basis
+    XytXy = G.T @ cp.XytXy @ G
+    positions = [next(i for i, group in enumerate(cp.groups) if group is wanted) for wanted in groups]
+    coded = tuple(
+        GroupBlocks(group.name, _code(coding.matrix, group.ZtZ, coding.matrix), _code(coding.matrix, group.ZtXy, G))
+        for group, coding in zip(groups, codings, strict=True)
+    )
+    pairs = {}
+    for i in range(len(groups)):
+        for j in range(i + 1, len(groups)):
+            pairs[i, j] = _pair(cp, positions[i], positions[j], codings[i], codings[j])
+    return ModelBlocks(coded, pairs, (XytXy + XytXy.T) / 2, cp.nobs, cp.sum_log_weights)
+
+
+def _pair(cp: CrossProducts, g: int, h: int, left: Coding, right: Coding) -> PairBlocks:
+    raw = cp.pairs[min(g, h), max(g, h)]
+    stored = PairBlocks(raw.g_refs, raw.h_refs, raw.ZtZ)
+    stored = stored if g < h else stored.transposed()
+    return PairBlocks(stored.g_refs, stored.h_refs, _code(left.matrix, stored.ZtZ, right.matrix))
+
+
+def _code(left: Array, blocks: Array, right: Array) -> Array:
+    """left' block right for a stack of blocks; the stack itself when there is nothing to do."""
+    if all(len(m) == m.shape[1] and np.array_equal(m, np.eye(len(m))) for m in (left, right)):
+        return blocks
+    return np.ascontiguousarray(left.T @ blocks @ right)
+
+
+def _check_identified(blocks: ModelBlocks, groups: tuple[GroupProducts, ...], covariance: RelativeCovariance) -> None:
+    if blocks.nobs <= blocks.p:
+        raise ModelError(f"{blocks.nobs} complete rows for {blocks.p} fixed effects: expected more rows than coefficients")
+    for term in covariance.terms:
+        q = len(groups[term.group].levels)
+        if q < 2:
+            raise ModelError(f"grouping factor {groups[term.group].name!r} has {q} level: a random effect needs two or more")
+        if q * term.size >= blocks.nobs:
+            effects = f"{q} levels x {term.size} columns" if term.size > 1 else f"{q} levels"
+            raise ModelError(
+                f"the term on {term.label!r} has as many random effects ({effects}) as there are rows ({blocks.nobs}): its variance "
+                "and the residual variance cannot be told apart; use a coarser factor or fewer columns"
+            )
+    left = _residual_part(blocks.XytXy)
+    if left <= _NO_RESIDUAL:
+        raise ModelError("the fixed effects explain the response exactly (is it constant?): no variance is left to estimate")
+
+
+def _residual_part(XytXy: Array) -> float:
+    """Part of y'y that the fixed effects leave."""
+    XtX, Xty, yty = XytXy[:-1, :-1], XytXy[:-1, -1], XytXy[-1, -1]
+    if yty <= 0.0:
+        return 0.0
+    return float((yty - Xty @ np.linalg.solve(XtX, Xty)) / yty) if len(Xty) else 1.0

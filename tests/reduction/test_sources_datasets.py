@@ -1,0 +1,92 @@
+"""Arrow datasets: fragments, row groups, partition keys."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from bigmm.errors import DataError
+from bigmm.reduction.sources import Plan, plan_data
+
+TABLE = pa.table({"n": pa.array(range(10), pa.int16()), "g.h": [str(number) for number in range(10)], "u": [None] * 10})
+
+
+def rows(plan: Plan, *columns: str) -> list[tuple[Any, ...]]:
+    read = [chunk.read(columns) for chunk in plan.chunks]
+    return [tuple(row.values()) for part in read for row in part.to_pylist()]
+
+
+def test_row_groups(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        pq.write_table(TABLE, tmp_path / f"{name}.parquet", row_group_size=4)
+    dataset = ds.dataset(tmp_path)
+    plan = plan_data(dataset, ["n", "g.h"], chunk_bytes=1)
+    assert plan.schema == pa.schema({"n": pa.int64(), "g.h": pa.large_string()})
+    assert [chunk.rows for chunk in plan.chunks] == [4, 4, 2] * 2
+    assert plan.chunks[1].name.endswith("a.parquet, row group 1")
+    assert plan.chunks[0].nbytes > 0
+    assert not plan.in_memory
+    assert rows(plan, "g.h", "n") == [(str(number), number) for number in range(10)] * 2
+    assert len(plan_data(dataset, ["n"]).chunks) == 2
+    assert plan.chunks[0].head(["n"], 2).to_pylist() == [{"n": 0}, {"n": 1}]
+    assert pickle.loads(pickle.dumps(plan.chunks[2])).read(["n"]).to_pylist() == [{"n": 8}, {"n": 9}]
+
+
+def test_partition_keys(tmp_path: Path) -> None:
+    for key in ("x", "y"):
+        (tmp_path / f"k={key}").mkdir()
+        pq.write_table(TABLE.slice(0, 1), tmp_path / f"k={key}" / "a.parquet")
+    plan = plan_data(ds.dataset(tmp_path, partitioning="hive"), ["k", "n"])
+    assert rows(plan, "n", "k") == [(0, "x"), (0, "y")]
+
+
+def test_fragments_of_other_formats(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,g\n1,a\n2,b\n")
+    plan = plan_data(ds.dataset(tmp_path, format="csv"), ["g", "x"])
+    assert [(chunk.rows, chunk.nbytes) for chunk in plan.chunks] == [(None, 0)]
+    assert rows(plan, "g", "x") == [("a", 1), ("b", 2)]
+
+
+def test_dataset_in_memory_is_a_table() -> None:
+    plan = plan_data(ds.dataset(TABLE), ["n"])
+    assert plan.in_memory
+    assert rows(plan, "n") == [(number,) for number in range(10)]
+
+
+def test_column_missing_from_a_file(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    pq.write_table(TABLE.select(["u"]), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"column 'n' is in the dataset but not in '.*b\.parquet'"):
+        plan_data(ds.dataset(tmp_path), ["n"])
+
+
+def test_filtered_dataset(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="the dataset is filtered, which its fragments are not: pass"):
+        plan_data(ds.dataset(tmp_path).filter(ds.field("n") > 3), ["n"])
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    pq.write_table(TABLE.slice(0, 0), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"no rows in the 1 fragment\(s\) of the dataset"):
+        plan_data(ds.dataset(tmp_path), ["n"])
+
+
+def test_unknown_column(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"unknown column 'N'; the data have g.h, n, u: did you mean 'n'"):
+        plan_data(ds.dataset(tmp_path), ["N"])
+
+
+def test_digest(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    digest = plan_data(ds.dataset(tmp_path), ["n"]).digest
+    assert digest == plan_data(ds.dataset(tmp_path), ["n"]).digest
+    pq.write_table(pa.concat_tables([TABLE, TABLE]), tmp_path / "a.parquet")
+    assert digest != plan_data(ds.dataset(tmp_path), ["n"]).digest
