@@ -16,8 +16,8 @@ from bigmm.errors import BigmmError, ClusterError, DataError, FormulaError, Labe
 
 if TYPE_CHECKING:
     from bigmm.crossproducts import CrossProducts
-    from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.fitting import lmer
+    from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.reduction.progress import Progress
     from bigmm.reduction.reduce import reduce
     from bigmm.solver.model import LinearMixedModel

@@ -50,11 +50,12 @@ def add(parts: Sequence[CrossProducts]) -> CrossProducts:
     XytXy = np.zeros((len(columns) + 1, len(columns) + 1))
     for part, places in zip(parts, x_places, strict=True):
         XytXy[np.ix_(places, places)] += part.XytXy
-    groups, places_of = [], []
+    groups: list[GroupProducts] = []
+    places_of: list[list[_GroupPlaces]] = []
     for position in range(len(parts[0].groups)):
-        group, places = _add_groups([part.groups[position] for part in parts], x_places, len(columns) + 1)
+        group, group_places = _add_groups([part.groups[position] for part in parts], x_places, len(columns) + 1)
         groups.append(group)
-        places_of.append(places)
+        places_of.append(group_places)
     pairs = {
         (g, h): _add_pairs([part.pairs[g, h] for part in parts], places_of[g], places_of[h], groups[g], groups[h])
         for g, h in parts[0].pairs
@@ -213,9 +214,7 @@ def _negative(part: CrossProducts) -> CrossProducts:
     pairs = {key: replace(pair, ZtZ=-pair.ZtZ) for key, pair in part.pairs.items()}
     missing = {name: -count for name, count in part.rows.missing.items()}
     rows = RowCounts(-part.rows.read, -part.rows.used, missing)
-    return replace(
-        part, XytXy=-part.XytXy, groups=groups, pairs=pairs, rows=rows, sum_log_weights=-part.sum_log_weights
-    )
+    return replace(part, XytXy=-part.XytXy, groups=groups, pairs=pairs, rows=rows, sum_log_weights=-part.sum_log_weights)
 
 
 def _check_part(whole: CrossProducts, part: CrossProducts, difference: CrossProducts) -> None:

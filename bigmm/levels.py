@@ -7,6 +7,7 @@ labels of interactions stay tuples instead of pasted strings.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,6 @@ def combine(refs: Sequence[Refs], levels: Sequence[pd.Index]) -> tuple[Refs, pd.
         distinct, key = np.unique(key * len(index) + codes, return_inverse=True)
         parents, children = np.divmod(distinct, max(len(index), 1))
         present = [*(codes_of[parents] for codes_of in present), children]
-    names = [None] * len(levels)
-    combined = pd.MultiIndex(levels=list(levels), codes=present, names=names, verify_integrity=False)
+    arrays: Any = present
+    combined = pd.MultiIndex(levels=cast(Any, levels), codes=arrays, names=[None] * len(levels), verify_integrity=False)
     return key, combined.remove_unused_levels()

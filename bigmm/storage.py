@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -119,7 +119,7 @@ def _fit_record(fit: LinearMixedModelFit) -> dict[str, Any]:
             {
                 "position": term.position,
                 "group": term.group,
-                "label": term.label,
+                "factor": term.factor,
                 "names": term.names,
                 "columns": [term.columns.start, term.columns.stop],
                 "theta": [term.theta.start, term.theta.stop],
@@ -204,7 +204,8 @@ def _load_crossproducts(folder: Path, record: Mapping[str, Any]) -> CrossProduct
 
 def _load_fit(folder: Path, record: Mapping[str, Any]) -> LinearMixedModelFit:
     terms = tuple(
-        TermCovariance(t["position"], t["group"], t["label"], tuple(t["names"]), slice(*t["columns"]), slice(*t["theta"])) for t in record["terms"]
+        TermCovariance(t["position"], t["group"], t["factor"], tuple(t["names"]), slice(*t["columns"]), slice(*t["theta"]))
+        for t in record["terms"]
     )
     groups = tuple(
         _read_group(group, pd.read_parquet(folder / name)) for group, name in zip(record["groups"], record["ranef"].values(), strict=True)
@@ -305,7 +306,7 @@ def _levels_frame(names: tuple[str, ...], levels: pd.Index) -> pd.DataFrame:
 
 def _read_levels(table: pd.DataFrame, width: int) -> pd.Index:
     if width == 1:
-        return pd.Index(table.iloc[:, 0], name=None)
+        return cast("pd.Index", pd.Index(table.iloc[:, 0], name=None))
     return pd.MultiIndex.from_frame(table, names=[None] * width)
 
 
@@ -369,7 +370,9 @@ def _version() -> str:
 def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
     if record["format"] > FORMAT:
-        raise StorageError(f"{str(folder)!r} was written by {record['written_by']} in format {record['format']}: this is format {FORMAT}; update bigmm")
+        raise StorageError(
+            f"{str(folder)!r} was written by {record['written_by']} in format {record['format']}: expected format {FORMAT}; update bigmm"
+        )
     for name, digest in record["files"].items():
         if Path(name).name != name:
             raise StorageError(f"{str(folder)!r} is damaged: its manifest names the file {name!r} outside the directory")

@@ -88,7 +88,7 @@ def code_terms(
     levels = {f: ordered_levels(f.names[0], columns, categories) for f in factors}
     names: list[str] = []
     coded: list[Array] = []
-    for term, reduced in _structure(terms, factors, levels):
+    for term, reduced in _structure(terms, levels):
         parts = [_coded_factor(f, levels[f], f in reduced, contrasts or {}) for f in term if f in levels]
         term_names, matrix = _code_term(term, parts, levels, columns, kinds)
         names += term_names
@@ -100,12 +100,10 @@ def ordered_levels(name: str, columns: tuple[Column, ...], categories: Mapping[s
     """Levels of a categorical column that occur, in their declared order or sorted by value."""
     present = {level for column in columns for category, level in column.cell if category == name}
     declared = [level for level in categories.get(name, ()) if level in present]
-    return declared + sorted(present - set(declared))  # type: ignore[type-var]
+    return declared + sorted(present - set(declared))
 
 
-def _structure(
-    terms: Sequence[Term], factors: Sequence[Expression], levels: Mapping[Expression, list[Level]]
-) -> list[tuple[Term, frozenset[Expression]]]:
+def _structure(terms: Sequence[Term], levels: Mapping[Expression, list[Level]]) -> list[tuple[Term, frozenset[Expression]]]:
     """Each piece of each term with the factors in it that are coded by contrasts, as formulaic decides.
 
     formulaic sees the shape of the formula only: every factor stands there under a name of its own.

@@ -137,7 +137,7 @@ def _tree(text: str) -> tuple[ast.expr, dict[str, str]]:
 
     def alias(match: re.Match[str]) -> str:
         name = match.group().strip("`")
-        if match.end() < len(text) and text[match.end()] == "(" or name.isidentifier() or name.startswith(("np.", "numpy.", "contr.")):
+        if (match.end() < len(text) and text[match.end()] == "(") or name.isidentifier() or name.startswith(("np.", "numpy.", "contr.")):
             return match.group()
         return quoted.setdefault(name, f"_column_{len(quoted)}")
 

@@ -32,7 +32,7 @@ def parse_formula(text: str) -> Formula:
     ----------
     Bates, Maechler, Bolker and Walker (2015), "Fitting linear mixed-effects models using lme4", JSS 67(1), table 2.
     """
-    if not isinstance(text, str) or not text.strip():
+    if not text.strip():
         raise FormulaError(f"a formula is text such as 'y ~ x + (1 | g)', found {text!r}")
     tokens = scan(text)
     left, right = _sides(tokens, text)
@@ -45,7 +45,9 @@ def parse_formula(text: str) -> Formula:
         else:
             fixed.append(piece)
     if not random:
-        raise FormulaError("no random-effects term: add one, for example (1 | group), or use a linear-model program", text, len(text.rstrip()) - 1)
+        raise FormulaError(
+            "no random-effects term: add one, for example (1 | group), or use a linear-model program", text, len(text.rstrip()) - 1
+        )
     terms, offsets = _split_offsets(_terms(_joined(fixed), text))
     return Formula(text, _response(left, text), terms, tuple(random), offsets)
 
@@ -173,7 +175,9 @@ def _operand(token: Token, operands: dict[str, Expression], text: str) -> str:
 
 def _literal(token: Token, text: str) -> str:
     if token.kind == "number" and token.text not in ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"):
-        raise FormulaError(f"the number {token.text} cannot stand as a term: 0 and 1 control the intercept, I(...) holds arithmetic", text, token.start)
+        raise FormulaError(
+            f"the number {token.text} cannot stand as a term: 0 and 1 control the intercept, I(...) holds arithmetic", text, token.start
+        )
     return token.text
 
 

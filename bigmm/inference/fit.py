@@ -169,7 +169,7 @@ class LinearMixedModelFit:
         return {self.groups[g].name: len(self.groups[g].levels) for g in order}
 
     def template(self, index: int) -> Array:
-        """sigma T of one random-effects term, shape (k, k)."""
+        """Sigma T of one random-effects term, shape (k, k)."""
         return self.sigma * self.covariance.template(self.covariance.terms[index], self.theta)
 
     @property
@@ -179,14 +179,14 @@ class LinearMixedModelFit:
         Columns grp, var1, var2 (None for a variance), vcov (covariance), sdcor (standard deviation or correlation).
         """
         rows: list[tuple[str, str | None, str | None, float, float]] = []
-        for index, term in enumerate(self.covariance.terms):
+        for index, (label, term) in enumerate(zip(self.covariance.labels, self.covariance.terms, strict=True)):
             T = self.template(index)
             cov = T @ T.T
             sd = np.sqrt(np.diag(cov))
-            rows += [(term.label, name, None, cov[i, i], sd[i]) for i, name in enumerate(term.names)]
+            rows += [(label, name, None, cov[i, i], sd[i]) for i, name in enumerate(term.names)]
             pairs = [(i, j) for j in range(term.size) for i in range(j + 1, term.size)]
             with np.errstate(invalid="ignore"):
-                rows += [(term.label, term.names[j], term.names[i], cov[i, j], cov[i, j] / (sd[i] * sd[j])) for i, j in pairs]
+                rows += [(label, term.names[j], term.names[i], cov[i, j], cov[i, j] / (sd[i] * sd[j])) for i, j in pairs]
         rows.append(("Residual", None, None, self.sigma**2, self.sigma))
         return pd.DataFrame(rows, columns=["grp", "var1", "var2", "vcov", "sdcor"])
 

@@ -50,6 +50,11 @@ class Predictor:
     design: Design
     new_levels: NewLevels
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns to read; when the intercept alone predicts, one that tells how many rows there are."""
+        return self.design.names or self.fit.formula.random[0].group[:1]
+
     def table(self, table: pa.Table, where: str = "the data") -> Array:
         """Predictions for the rows of an Arrow table, NaN for incomplete rows."""
         _check_kinds(table, self.design)
@@ -61,7 +66,9 @@ class Predictor:
     def frame(self, frame: pd.DataFrame) -> pd.Series:
         """Predictions for a pandas frame, with its index."""
         values = np.zeros(0)
-        if len(frame):
+        if not self.design.names:  # the intercept alone
+            values = np.full(len(frame), self.fit.beta.sum())
+        elif len(frame):
             plan = plan_data(frame, self.design.names)
             values = np.concatenate([self.table(chunk.read(self.design.names), chunk.name) for chunk in plan.chunks])
         return pd.Series(values, index=frame.index, name="prediction")
@@ -134,7 +141,9 @@ def _check_levels(name: str, found: list[Level], known: list[Level]) -> None:
     new = [level for level in found if level not in set(known)]
     if new:
         shown = ", ".join(level_text(level) for level in new[:5])
-        raise DataError(f"levels of {name!r} that the fit has no coefficient for: {shown}; it knows {', '.join(map(level_text, known[:12]))}")
+        raise DataError(
+            f"levels of {name!r} that the fit has no coefficient for: {shown}; it knows {', '.join(map(level_text, known[:12]))}"
+        )
 
 
 def predict(fit: LinearMixedModelFit, data: Any, re_form: Any = None, new_levels: str = "error") -> Any:
@@ -144,8 +153,9 @@ def predict(fit: LinearMixedModelFit, data: Any, re_form: Any = None, new_levels
         return _lazily(predictor, data)
     if isinstance(data, pd.DataFrame):
         return predictor.frame(data)
-    plan = plan_data(data, predictor.design.names)
-    parts = [predictor.table(chunk.read(predictor.design.names), chunk.name) for chunk in plan.chunks]
+    names = predictor.names
+    plan = plan_data(data, names)
+    parts = [predictor.table(chunk.read(names), chunk.name) for chunk in plan.chunks]
     return pd.Series(np.concatenate(parts), name="prediction")
 
 

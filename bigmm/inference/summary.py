@@ -48,10 +48,10 @@ def _random_effects(fit: LinearMixedModelFit) -> str:
     variances = table[table["var2"].isna()]
     vcov, sd = format_numbers(variances["vcov"].to_numpy()), format_numbers(variances["sdcor"].to_numpy())
     rows, position = [["Groups", "Name", "Variance", "Std.Dev.", "Corr"]], 0
-    for index, term in enumerate(fit.covariance.terms):
+    for index, (label, term) in enumerate(zip(fit.covariance.labels, fit.covariance.terms, strict=True)):
         correlations = _correlation_rows(fit.template(index))
         for i, name in enumerate(term.names):
-            rows.append([term.label if i == 0 else "", name, vcov[position], sd[position], correlations[i]])
+            rows.append([label if i == 0 else "", name, vcov[position], sd[position], correlations[i]])
             position += 1
     rows.append(["Residual", "", vcov[position], sd[position], ""])
     counts = "; ".join(f"{name}, {count}" for name, count in fit.ngroups.items())

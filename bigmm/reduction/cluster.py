@@ -102,7 +102,9 @@ def _connected(where: Any) -> Iterator[Client]:
             client = Client(where, timeout=_CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:
         shown = where if isinstance(where, str) else type(where).__name__
-        raise ClusterError(f"no Dask scheduler answers at {shown!r} ({_short(error)}): check the address and that the scheduler runs") from None
+        raise ClusterError(
+            f"no Dask scheduler answers at {shown!r} ({_short(error)}): check the address and that the scheduler runs"
+        ) from None
     with client:
         yield client
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,13 @@ from bigmm.errors import DataError
 from bigmm.levels import Refs, combine, factorize
 
 
-def column_levels(column: pa.ChunkedArray, name: str, *, whole: bool) -> tuple[Refs, pd.Index]:
+def column_levels(column: pa.ChunkedArray[Any], name: str, *, whole: bool) -> tuple[Refs, pd.Index]:
     """Codes and sorted levels of one complete column.
 
     Parameters
     ----------
     column : ChunkedArray
-        Without nulls.
+        Of a type that plans have, perhaps dictionary-encoded, without nulls.
     name : str
         For messages.
     whole : bool
@@ -31,12 +31,14 @@ def column_levels(column: pa.ChunkedArray, name: str, *, whole: bool) -> tuple[R
     DataError
         For a grouping factor with fractions.
     """
-    encoded = column.combine_chunks() if pa.types.is_dictionary(column.type) else column.dictionary_encode().combine_chunks()
-    encoded = encoded if isinstance(encoded, pa.Array) else encoded.chunk(0)
-    labels = _index(encoded.dictionary, name, whole=whole)
-    refs, levels = factorize(labels)
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    return _present(refs[codes], levels) if len(codes) else (np.zeros(0, dtype=np.intp), levels[:0])
+    if len(column) == 0:
+        kind: Any = column.type
+        empty = pa.array([], kind.value_type if pa.types.is_dictionary(kind) else kind)
+        return np.zeros(0, dtype=np.intp), _index(empty, name, whole=whole)
+    encoded: Any = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    array = encoded.unify_dictionaries().combine_chunks()
+    refs, levels = factorize(_index(array.dictionary, name, whole=whole))
+    return _present(refs[array.indices.to_numpy()], levels)
 
 
 def _present(refs: Refs, levels: pd.Index) -> tuple[Refs, pd.Index]:
@@ -48,25 +50,22 @@ def _present(refs: Refs, levels: pd.Index) -> tuple[Refs, pd.Index]:
     return (np.cumsum(seen) - 1)[refs], levels[seen]
 
 
-def _index(values: pa.Array, name: str, *, whole: bool) -> pd.Index:
+def _index(values: Any, name: str, *, whole: bool) -> pd.Index:
     """Labels as an Index of one of few types, the same for every chunk: int64, text, bool, datetime64[us], float64."""
     kind = values.type
     if pa.types.is_floating(kind) and whole:
         values = _whole_numbers(values, name)
-    elif pa.types.is_decimal(kind):
-        values = values.cast(pa.string())
     elif pa.types.is_date(kind):
         values = values.cast(pa.timestamp("us"))
     elif pa.types.is_timestamp(kind):
         values = values.cast(pa.timestamp("us", tz=kind.tz))
-    if pa.types.is_large_string(values.type) or pa.types.is_string(values.type):
-        return pd.Index(values.to_pandas(), dtype="str")
-    if pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
-        return pd.Index(values.cast(pa.int64()).to_numpy(zero_copy_only=False))
-    return pd.Index(values.to_pandas())
+    if pa.types.is_integer(values.type):
+        return cast("pd.Index", pd.Index(values.to_numpy()))
+    text = pa.types.is_large_string(values.type) or pa.types.is_string(values.type)
+    return cast("pd.Index", pd.Index(values.to_pandas(), dtype="str" if text else None))
 
 
-def _whole_numbers(values: pa.Array, name: str) -> pa.Array:
+def _whole_numbers(values: Any, name: str) -> Any:
     fractions = pc.not_equal(values, pc.floor(values))
     if pc.any(fractions).as_py():
         example = values.filter(fractions)[0].as_py()
@@ -81,8 +80,3 @@ def group_levels(names: Sequence[str], encoded: dict[str, tuple[Refs, pd.Index]]
     """Codes and levels of a grouping factor: one column, or the combinations of several that occur."""
     parts = [encoded[name] for name in names]
     return combine([refs for refs, _ in parts], [levels for _, levels in parts])
-
-
-def scalar(level: Any) -> Any:
-    """A level as a plain Python value."""
-    return level.item() if isinstance(level, np.generic) else level

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +66,7 @@ def evaluate_rows(table: pa.Table, design: Design, where: str = "the data") -> R
         For infinite values, weights that are missing or not positive, and, where `na_action` is "fail",
         for incomplete rows.
     """
-    numbers = _numbers(table, design, where)
+    numbers = _numbers(table, design)
     values = {e.text: e.evaluate(numbers, len(table)) for e in _numeric_expressions(design)}
     missing = _missing(table, numbers, values, design)
     complete = ~np.logical_or.reduce(list(missing.values())) if missing else np.ones(len(table), dtype=bool)
@@ -84,16 +85,13 @@ def _shown(counts: RowCounts) -> str:
     return ", ".join(f"{name}: {number}" for name, number in counts.missing.items())
 
 
-def _numbers(table: pa.Table, design: Design, where: str) -> dict[str, Array]:
+def _numbers(table: pa.Table, design: Design) -> dict[str, Array]:
     """Numeric columns as float64, null as NaN."""
     numbers: dict[str, Array] = {}
     numeric_names = {name for expression in design.formula.expressions if not expression.categorical for name in expression.names}
     for name in design.names:
         if design.kinds[name] == "number" and (name in numeric_names or name in (design.weights, design.offset)):
-            column = table.column(name)
-            if pa.types.is_dictionary(column.type):
-                column = column.cast(column.type.value_type)
-            numbers[name] = column.cast(pa.float64(), safe=False).to_numpy()
+            numbers[name] = table.column(name).cast(pa.float64(), safe=False).to_numpy()
     return numbers
 
 
@@ -121,18 +119,11 @@ def _missing(table: pa.Table, numbers: Mapping[str, Array], values: Mapping[str,
     return missing
 
 
-def _null(column: pa.ChunkedArray) -> Mask:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type) if column.null_count == 0 and _has_null_value(column) else column
+def _null(column: pa.ChunkedArray[Any]) -> Mask:
     nan = pa.types.is_floating(column.type)
     if column.null_count == 0 and not nan:
         return np.zeros(len(column), dtype=bool)
     return np.asarray(pc.is_null(column, nan_is_null=nan).to_numpy())
-
-
-def _has_null_value(column: pa.ChunkedArray) -> bool:
-    """Whether a dictionary itself holds a null."""
-    return any(chunk.dictionary.null_count for chunk in column.chunks)
 
 
 def _check_finite(values: Mapping[str, Array], complete: Mask, where: str) -> None:

@@ -6,6 +6,7 @@ on one worker or on a hundred.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections import deque
@@ -134,10 +135,8 @@ def _key(prefix: str) -> str:
 def _watch(future: Future, running: Sequence[list[Future]], finished: int, total: int, progress: ProgressCallback | None) -> None:
     """Wait for a batch and report on the chunks of all that are under way."""
     while not future.done():
-        try:
+        with contextlib.suppress(DaskTimeoutError, FutureCancelledError):
             wait([future], timeout=_LOOK)
-        except (DaskTimeoutError, FutureCancelledError):
-            pass
         if progress is not None:
             progress(Progress("reduce", finished + sum(part.done() for parts in running for part in parts), total))
     if progress is not None:
@@ -148,7 +147,9 @@ def _result(future: Future) -> CrossProducts:
     try:
         result: CrossProducts = future.result()
     except KilledWorker as error:
-        raise ClusterError(f"workers died again and again under the same task ({error}): give them more memory, or smaller chunks") from None
+        raise ClusterError(
+            f"workers died again and again under the same task ({error}): give them more memory, or smaller chunks"
+        ) from None
     except NoWorkerError as error:
         raise ClusterError(f"no worker is left ({error}): start workers and run again") from None
     except FutureCancelledError as error:

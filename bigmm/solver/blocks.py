@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ class GroupBlocks:
     @property
     def k(self) -> int:
         """Columns a level."""
-        return self.ZtZ.shape[1]
+        return int(self.ZtZ.shape[1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +51,7 @@ class PairBlocks:
 
     g_refs: npt.NDArray[np.int32]
     h_refs: npt.NDArray[np.int32]
-    ZtZ: npt.NDArray[np.float64] | npt.NDArray[np.int64]
+    ZtZ: npt.NDArray[Any]
 
     def transposed(self) -> PairBlocks:
         """Z_h'Z_g, ordered by (h, g)."""

@@ -41,7 +41,7 @@ class SparseFactor:
     def __init__(self, indptr: Index, indices: Index, ordering: Ordering = "default", *, simplicial: bool = False) -> None:
         r = len(indptr) - 1
         small = len(indices) < np.iinfo(np.int32).max
-        kind = np.int32 if small else np.int64
+        kind: Any = np.int32 if small else np.int64
         self._matrix = sp.csc_matrix((np.ones(len(indices)), indices.astype(kind), indptr.astype(kind)), shape=(r, r))
         self._threads = 1 if r < _THREADED_ORDER else None
         self._controller = ThreadpoolController()
@@ -56,7 +56,7 @@ class SparseFactor:
     @property
     def values(self) -> Array:
         """The matrix's values on its pattern: write here, then `factorize`."""
-        return self._matrix.data  # type: ignore[no-any-return]
+        return self._matrix.data
 
     def factorize(self) -> None:
         """L of the present values.
@@ -77,7 +77,10 @@ class SparseFactor:
         return float(self._factor.logdet())
 
     def solve_L(self, b: Array) -> Array:
-        """L^-1 P b. (``use_LDLt_decomposition=True``, the default, would turn a supernodal factor simplicial.)"""
+        """L^-1 P b.
+
+        (``use_LDLt_decomposition=True``, the default, would turn a supernodal factor simplicial.)
+        """
         with self._controller.limit(limits=self._threads, user_api="blas"):
             return np.asarray(self._factor.solve_L(self._factor.apply_P(b), use_LDLt_decomposition=False))
 
@@ -88,4 +91,5 @@ class SparseFactor:
 
     def L(self) -> sp.csc_matrix:
         """A copy of L."""
-        return self._factor.L()  # type: ignore[no-any-return]
+        L: sp.csc_matrix = self._factor.L()
+        return L

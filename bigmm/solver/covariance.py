@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,8 @@ class TermCovariance:
         Which of the formula's random-effects terms it is.
     group : int
         Position of the grouping factor.
-    label : str
-        Its name, made unique when a factor has several terms (``Subject``, ``Subject.1``).
+    factor : str
+        Its name.
     names : tuple of str, length k
         The term's columns.
     columns : slice
@@ -33,7 +34,7 @@ class TermCovariance:
 
     position: int
     group: int
-    label: str
+    factor: str
     names: tuple[str, ...]
     columns: slice
     theta: slice
@@ -108,13 +109,20 @@ class RelativeCovariance:
         return values
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """One name a term: the factor's, numbered from the second term on it (``Subject``, ``Subject.1``)."""
+        factors = [term.factor for term in self.terms]
+        earlier = [factors[:i].count(factor) for i, factor in enumerate(factors)]
+        return tuple(factor + (f".{count}" if count else "") for factor, count in zip(factors, earlier, strict=True))
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the entries of theta, as lme4's: ``Subject.(Intercept)``, ``Subject.Days.(Intercept)``."""
         names: list[str] = []
         for term in self.terms:
             for row, column in zip(*_lower(term.size), strict=True):
                 parts = [term.names[row]] if row == column else [term.names[row], term.names[column]]
-                names.append(".".join([term.label, *parts]))
+                names.append(".".join([term.factor, *parts]))
         return tuple(names)
 
 
@@ -129,6 +137,6 @@ def lme4_order(level_counts: list[int]) -> list[int]:
 
     On ties lme4's mkReTrms takes ``rev(order(counts))``, which reverses the terms that tie.
     """
-    if all(a >= b for a, b in zip(level_counts, level_counts[1:], strict=False)):
+    if all(a >= b for a, b in itertools.pairwise(level_counts)):
         return list(range(len(level_counts)))
     return sorted(range(len(level_counts)), key=lambda i: level_counts[i])[::-1]

@@ -13,7 +13,7 @@ from bigmm.columns import Array
 from bigmm.solver.layout import Index
 
 
-@numba.njit(cache=True, parallel=True)  # type: ignore[misc]
+@numba.njit(cache=True, parallel=True)
 def leaf_factors(ZtZ: Array, T: Array, V: Array, logdet_of: Array) -> None:
     """V_j = L_j^-1 T' with L_j L_j' = T'(Z'Z)_j T + I, into `V` (q, k, k), and 2 log|L_j| into `logdet_of` (q,).
 
@@ -46,7 +46,7 @@ def leaf_factors(ZtZ: Array, T: Array, V: Array, logdet_of: Array) -> None:
                 V[j, a, column] = total / D[a, a]
 
 
-@numba.njit(cache=True, parallel=True)  # type: ignore[misc]
+@numba.njit(cache=True, parallel=True)
 def leaf_rows(indptr: Index, values: Array, V: Array, B: Array) -> None:
     """B_j = V_j C_j, into `B` (nnz, k): the scaled rows of the leaves."""
     k = V.shape[1]
@@ -59,7 +59,7 @@ def leaf_rows(indptr: Index, values: Array, V: Array, B: Array) -> None:
                 B[e, a] = total
 
 
-@numba.njit(cache=True, parallel=True)  # type: ignore[misc]
+@numba.njit(cache=True, parallel=True)
 def subtract_leaves(
     indptr: Index,
     indices: Index,
@@ -96,7 +96,7 @@ def subtract_leaves(
                 sums[indices[e]] = 0.0
 
 
-@numba.njit(cache=True, parallel=True)  # type: ignore[misc]
+@numba.njit(cache=True, parallel=True)
 def subtract_borders(ZtXy: Array, root_indptr: Index, root_leaves: Index, root_entries: Index, B: Array, VtXy: Array, out: Array) -> None:
     """Z'[X y] of the root less sum_j B_j' V_j (Z_1'[X y])_j, into `out` (r, p + 1)."""
     r, width = ZtXy.shape
@@ -111,7 +111,7 @@ def subtract_borders(ZtXy: Array, root_indptr: Index, root_leaves: Index, root_e
                     out[c, w] -= B[e, a] * VtXy[leaf, a, w]
 
 
-@numba.njit(cache=True, parallel=True)  # type: ignore[misc]
+@numba.njit(cache=True, parallel=True)
 def scale_root(indptr: Index, indices: Index, level_of: Index, k_of: Index, inner_of: Index, T: Array, data: Array, out: Array) -> None:
     """Lambda' S Lambda + I on S's pattern, into `out`; `T` (r, max k) holds row by row each column's template."""
     for c in numba.prange(len(indptr) - 1):
@@ -128,7 +128,7 @@ def scale_root(indptr: Index, indices: Index, level_of: Index, k_of: Index, inne
             out[start + e] = total + 1.0 if row == c else total
 
 
-@numba.njit(cache=True, parallel=True)  # type: ignore[misc]
+@numba.njit(cache=True, parallel=True)
 def apply_leaf_rows(indptr: Index, indices: Index, values: Array, x: Array, out: Array) -> None:
     """C_j x for every leaf, into `out` (q, k); x (r,) lives on the root."""
     k = values.shape[1]

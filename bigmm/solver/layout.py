@@ -8,6 +8,7 @@ columns with whole k x k blocks on the diagonal: all columns of a level have the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +150,7 @@ def _root(blocks: ModelBlocks, groups: tuple[int, ...], offsets: tuple[int, ...]
     counts = [blocks.groups[g].q for g in groups]
     width = blocks.p + 1
     k_of = np.repeat(np.array(sizes, dtype=np.int64), [k * q for k, q in zip(sizes, counts, strict=True)])
-    inner_of = np.concatenate([np.tile(np.arange(k), q) for k, q in zip(sizes, counts, strict=True)] or [np.zeros(0)]).astype(np.int64)
+    inner_of = np.concatenate([np.zeros(0, dtype=np.int64), *(np.tile(np.arange(k), q) for k, q in zip(sizes, counts, strict=True))])
     return Root(
         groups=groups,
         offsets=offsets,
@@ -169,7 +170,7 @@ def _root_ZtZ(blocks: ModelBlocks, groups: tuple[int, ...], offsets: tuple[int, 
     for i, g in enumerate(groups):
         group = blocks.groups[g]
         at = np.arange(group.q)
-        entries = [(i, i, at, at, group.ZtZ)]
+        entries: list[tuple[int, int, Any, Any, Any]] = [(i, i, at, at, group.ZtZ)]
         entries += [(j, i, pair.g_refs, pair.h_refs, pair.ZtZ) for j in range(i + 1, len(groups)) for pair in [blocks.pair(groups[j], g)]]
         for row_group, column_group, row_refs, column_refs, block in entries:
             _, k_row, k_column = block.shape
@@ -188,19 +189,13 @@ def _pattern(own: sp.coo_array, leaves: Leaves | None, r: int) -> sp.csc_array:
 
     Built from ones, so that no entry cancels: scipy drops entries of a product or sum that are exactly zero.
     """
-    ones = sp.coo_array((np.ones(own.nnz), (own.row, own.col)), shape=(r, r)).tocsc()
+    pattern = sp.csc_array(sp.coo_array((np.ones(own.nnz), (own.row, own.col)), shape=(r, r)))
     if leaves is not None and r:
         C = sp.csr_array((np.ones(len(leaves.indices)), leaves.indices, leaves.indptr), shape=(len(leaves.indptr) - 1, r))
-        ones = ones + _lower_blocks(C.T @ C, ones)
-    ones = sp.csc_array(ones)
-    ones.sum_duplicates()
-    ones.sort_indices()
-    return ones
-
-
-def _lower_blocks(product: sp.sparray, own: sp.csc_array) -> sp.csc_array:
-    """Lower triangle of a block pattern; its diagonal blocks are in `own` already."""
-    return sp.csc_array(sp.tril(product, -1)).maximum(0)
+        pattern = sp.csc_array(pattern + sp.tril(C.T @ C, -1))  # the diagonal blocks are there already
+    pattern.sum_duplicates()
+    pattern.sort_indices()
+    return pattern
 
 
 def _on_pattern(own: sp.coo_array, pattern: sp.csc_array) -> Array:

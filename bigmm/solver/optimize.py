@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import nlopt
 import numpy as np
-import numpy.typing as npt
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
@@ -111,7 +110,7 @@ class _Recorder:
     trace: list[tuple[Array, float]] = field(default_factory=list)
     failure: BaseException | None = None
 
-    def __call__(self, theta: npt.NDArray[np.float64], gradient: object = None) -> float:
+    def __call__(self, theta: Array, _gradient: object = None) -> float:
         try:
             value = self.function(theta)
         except NotPositiveDefiniteError:

@@ -92,7 +92,13 @@ class PenalizedLeastSquares:
     """
 
     def __init__(
-        self, blocks: ModelBlocks, covariance: RelativeCovariance, *, leaves: bool = True, ordering: Ordering = "default", simplicial: bool = False
+        self,
+        blocks: ModelBlocks,
+        covariance: RelativeCovariance,
+        *,
+        leaves: bool = True,
+        ordering: Ordering = "default",
+        simplicial: bool = False,
     ) -> None:
         self.blocks = blocks
         self.covariance = covariance
@@ -142,9 +148,8 @@ class PenalizedLeastSquares:
         if root.r:
             elimination.leaf_rows(leaves.indptr, leaves.values, self._V, self._B)
             own = (leaves.root_indptr, leaves.root_leaves, leaves.root_entries)
-            elimination.subtract_leaves(
-                root.indptr, root.indices, root.ZtZ, leaves.indptr, leaves.indices, *own, root.level_of, self._B, self._workers, self._reduced
-            )
+            pattern = (root.indptr, root.indices, root.ZtZ, leaves.indptr, leaves.indices)
+            elimination.subtract_leaves(*pattern, *own, root.level_of, self._B, self._workers, self._reduced)
             elimination.subtract_borders(root.ZtXy, *own, self._B, self._VtXy, self._border)
         return float(self._logdet_of.sum())
 
@@ -152,9 +157,7 @@ class PenalizedLeastSquares:
         assert self.factor is not None
         root = self.layout.root
         T = self._root_templates(templates)
-        elimination.scale_root(
-            root.indptr, root.indices, root.level_of, root.k_of, root.inner_of, T, self._reduced, self.factor.values
-        )
+        elimination.scale_root(root.indptr, root.indices, root.level_of, root.k_of, root.inner_of, T, self._reduced, self.factor.values)
         self.factor.factorize()
         RW = self.factor.solve_L(self._Lambda_t(templates, self._border))
         rest -= RW.T @ RW
@@ -189,7 +192,7 @@ class PenalizedLeastSquares:
         b_j = V_j'V_j (Z_1'(y - X beta) - Z_1'Z_root b_root)_j.
         """
         p = self.blocks.p
-        beta = np.linalg.solve(evaluation.RX, evaluation.R[:p, p]) if p else np.zeros(0)
+        beta = np.asarray(np.linalg.solve(evaluation.RX, evaluation.R[:p, p]), dtype=np.float64)
         residual = np.append(-beta, 1.0)
         templates = self.covariance.templates(evaluation.theta)
         b: list[Array] = [np.zeros(0)] * len(self.blocks.groups)
@@ -256,12 +259,13 @@ class PenalizedLeastSquares:
         """Diagonal k x k blocks of right' S^-1 right."""
         assert self.factor is not None
         columns = self.factor.solve_L(right).reshape(len(right), -1, k)
-        return np.einsum("rja,rjb->jab", columns, columns)
+        blocks: Array = np.einsum("rja,rjb->jab", columns, columns)
+        return blocks
 
 
 def _upper_factor(matrix: Array) -> Array:
     """R with R'R = matrix, upper triangular."""
     try:
-        return np.linalg.cholesky(matrix).T
+        return np.asarray(np.linalg.cholesky(matrix).T, dtype=np.float64)
     except np.linalg.LinAlgError as error:
         raise NotPositiveDefiniteError(str(error)) from None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bigmm.addition import shift_matrix
 from bigmm.columns import Array, expansion
@@ -183,7 +185,7 @@ def _covariance(
 ) -> tuple[RelativeCovariance, tuple[Coding, ...]]:
     """Theta's layout, and the coding of each grouping factor: the columns of all its terms side by side."""
     order = lme4_order([len(groups[g].levels) for g, _ in terms])
-    sizes, used = [0] * len(groups), dict.fromkeys(range(len(groups)), 0)
+    sizes = [0] * len(groups)
     covariances: list[TermCovariance] = []
     matrices: list[list[Array]] = [[] for _ in groups]
     names: list[list[str]] = [[] for _ in groups]
@@ -192,13 +194,11 @@ def _covariance(
         g, coding = terms[index][0], coded[index]
         k = len(coding.names)
         entries = k * (k + 1) // 2
-        label = groups[g].name + (f".{used[g]}" if used[g] else "")
         columns = slice(sizes[g], sizes[g] + k)
-        covariances.append(TermCovariance(index, g, label, coding.names, columns, slice(position, position + entries)))
+        covariances.append(TermCovariance(index, g, groups[g].name, coding.names, columns, slice(position, position + entries)))
         matrices[g].append(coding.matrix)
         names[g] += coding.names
         sizes[g] += k
-        used[g] += 1
         position += entries
     codings = tuple(Coding(tuple(n), np.column_stack(m)) for n, m in zip(names, matrices, strict=True))
     return RelativeCovariance(tuple(covariances), tuple(sizes)), codings
@@ -226,8 +226,8 @@ def _pair(cp: CrossProducts, g: int, h: int, left: Coding, right: Coding) -> Pai
     return PairBlocks(stored.g_refs, stored.h_refs, _code(left.matrix, stored.ZtZ, right.matrix))
 
 
-def _code(left: Array, blocks: Array, right: Array) -> Array:
-    """left' block right for a stack of blocks; the stack itself when there is nothing to do."""
+def _code(left: Array, blocks: npt.NDArray[Any], right: Array) -> npt.NDArray[Any]:
+    """Each block of a stack as left' block right; the stack itself when there is nothing to do."""
     if all(len(m) == m.shape[1] and np.array_equal(m, np.eye(len(m))) for m in (left, right)):
         return blocks
     return np.ascontiguousarray(left.T @ blocks @ right)
@@ -243,7 +243,7 @@ def _check_identified(blocks: ModelBlocks, groups: tuple[GroupProducts, ...], co
         if q * term.size >= blocks.nobs:
             effects = f"{q} levels x {term.size} columns" if term.size > 1 else f"{q} levels"
             raise ModelError(
-                f"the term on {term.label!r} has as many random effects ({effects}) as there are rows ({blocks.nobs}): its variance "
+                f"the term on {term.factor!r} has as many random effects ({effects}) as there are rows ({blocks.nobs}): its variance "
                 "and the residual variance cannot be told apart; use a coarser factor or fewer columns"
             )
     left = _residual_part(blocks.XytXy)

@@ -79,9 +79,7 @@ def test_pandas_index_and_odd_names_are_no_columns() -> None:
         plan_data(frame, ["i"])
 
 
-@pytest.mark.parametrize(
-    "values", [[1, "a"], ["a", 1.5], [True, 1], [1 + 2j, 1], [pd.Period("2024-01"), 1]], ids=lambda v: str(v[0])
-)
+@pytest.mark.parametrize("values", [[1, "a"], ["a", 1.5], [True, 1], [1 + 2j, 1], [pd.Period("2024-01"), 1]], ids=lambda v: str(v[0]))
 def test_pandas_objects_of_mixed_types(values: list[Any]) -> None:
     frame = pd.DataFrame({"x": pd.Series(values, dtype=object)})
     with pytest.raises(DataError, match=r"column 'x' of the data has values of no single type \(object: .*cast it"):

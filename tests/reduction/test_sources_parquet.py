@@ -181,9 +181,7 @@ def test_value_that_the_common_type_does_not_hold(tmp_path: Path) -> None:
 def test_files_disagree(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", pa.table({"g": [1]}))
     write(tmp_path / "b.parquet", pa.table({"g": ["1"]}))
-    with pytest.raises(
-        DataError, match=r"files disagree: column 'g' is int64 in '.*a\.parquet' but string in '.*b\.parquet'; write it"
-    ):
+    with pytest.raises(DataError, match=r"files disagree: column 'g' is int64 in '.*a\.parquet' but string in '.*b\.parquet'; write it"):
         plan_data(tmp_path, ["g"])
 
 

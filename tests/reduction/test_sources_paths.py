@@ -29,9 +29,7 @@ def test_natural_order() -> None:
 
 
 def test_folder_is_walked_without_hidden_files(tmp_path: Path) -> None:
-    touch(
-        tmp_path, "b/part-10.csv", "b/part-2.csv", "a.csv", "_SUCCESS", ".a.csv.crc", "_temporary/x.csv", ".git/y.csv"
-    )
+    touch(tmp_path, "b/part-10.csv", "b/part-2.csv", "a.csv", "_SUCCESS", ".a.csv.crc", "_temporary/x.csv", ".git/y.csv")
     assert labels(tmp_path) == ["a.csv", "b/part-2.csv", "b/part-10.csv"]
     assert labels(f"file://{tmp_path}") == ["a.csv", "b/part-2.csv", "b/part-10.csv"]
 
@@ -80,9 +78,7 @@ def test_url_in_memory() -> None:
 
 
 def test_unknown_protocol() -> None:
-    with pytest.raises(
-        DataError, match="cannot read 'unknown://x.parquet': Protocol not known: unknown; check the path"
-    ):
+    with pytest.raises(DataError, match=r"cannot read 'unknown://x.parquet': Protocol not known: unknown; check the path"):
         list_files("unknown://x.parquet", {})
 
 

@@ -45,9 +45,7 @@ def test_neither_parquet_nor_csv(tmp_path: Path) -> None:
 def test_mixed_files(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
     (tmp_path / "b.csv").write_text("x\n1\n")
-    with pytest.raises(
-        DataError, match=r"the files mix CSV \('.*b\.csv'\) and Parquet \('.*a\.parquet'\), expected one"
-    ):
+    with pytest.raises(DataError, match=r"the files mix CSV \('.*b\.csv'\) and Parquet \('.*a\.parquet'\), expected one"):
         plan_data(tmp_path, ["x"])
 
 

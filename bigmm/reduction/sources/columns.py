@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +12,9 @@ from bigmm.errors import DataError
 from bigmm.reduction.sources.files import reason
 from bigmm.reduction.sources.kinds import kind_of
 from bigmm.reduction.sources.schema import ENCODED_TEXT, TEXT, common_type, describe, settled, widened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 Column: TypeAlias = "pa.ChunkedArray[Any]"
 
@@ -48,8 +50,7 @@ def fit_table(
 def _fit_named(column: Column, name: str, target: pa.DataType, where: str, encode: bool) -> Column:
     if not _fits(column.type, target):
         raise DataError(
-            f"column {name!r} is {describe(column.type)} in {where}, but {describe(target)} in the plan: "
-            "write it with one type or cast it"
+            f"column {name!r} is {describe(column.type)} in {where}, but {describe(target)} in the plan: write it with one type or cast it"
         )
     try:
         return fit_column(column, target, encode)
@@ -58,9 +59,9 @@ def _fit_named(column: Column, name: str, target: pa.DataType, where: str, encod
         raise DataError(text) from error
 
 
-def _fits(type: pa.DataType, target: pa.DataType) -> bool:
+def _fits(dtype: pa.DataType, target: pa.DataType) -> bool:
     """Whether a cast is meaningful; whether it is exact is known only from the values."""
-    wide = widened(type)
+    wide = widened(dtype)
     if wide is None:
         return False
     both = common_type(wide, target)

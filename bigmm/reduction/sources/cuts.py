@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Most rows of a chunk, unless a single row group has more: a chunk's model matrices are held in memory.
 MOST_ROWS = 4_000_000

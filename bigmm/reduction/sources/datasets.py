@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -18,6 +17,9 @@ from bigmm.reduction.sources.files import in_threads, reading
 from bigmm.reduction.sources.footers import group_sizes, groups_name
 from bigmm.reduction.sources.frames import plan_table
 from bigmm.reduction.sources.schema import unify_schemas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +102,7 @@ def _cut(fragment: ds.FileFragment, needed: pa.Schema, schema: pa.Schema, chunk_
     return [FragmentChunk(fragment, needed, schema, fragment.path, rows=None, nbytes=0)]
 
 
-def _cut_parquet(
-    fragment: ds.ParquetFileFragment, needed: pa.Schema, schema: pa.Schema, chunk_bytes: int
-) -> Iterator[FragmentChunk]:
+def _cut_parquet(fragment: ds.ParquetFileFragment, needed: pa.Schema, schema: pa.Schema, chunk_bytes: int) -> Iterator[FragmentChunk]:
     """Row groups of a fragment, which may itself be some of those of its file, in runs; those without rows left out."""
     groups = [group.id for group in fragment.row_groups]
     of_file = group_sizes(fragment.metadata, fragment.physical_schema, needed.names)
@@ -121,9 +121,7 @@ def _check_complete(fragment: ds.FileFragment, needed: pa.Schema) -> None:
     held = {*fragment.physical_schema.names, *ds.get_partition_keys(fragment.partition_expression)}
     absent = [name for name in needed.names if name not in held]
     if absent:
-        raise DataError(
-            f"column {absent[0]!r} is in the dataset but not in {fragment.path!r}: write it there or leave that out"
-        )
+        raise DataError(f"column {absent[0]!r} is in the dataset but not in {fragment.path!r}: write it there or leave that out")
 
 
 def _version(fragment: ds.FileFragment) -> tuple[object, ...]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.types as pt
@@ -17,6 +16,9 @@ from bigmm.reduction.sources.dialects import READ_OPTIONS, Dialect, convert_opti
 from bigmm.reduction.sources.files import DataFile, in_threads, reading
 from bigmm.reduction.sources.hive import hive_types, key_columns, with_keys
 from bigmm.reduction.sources.schema import ENCODED_TEXT, TEXT, unify_schemas
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PLAIN = Dialect(",", None)
 _REMEDY = "write the column with one type in every row, as UTF-8, or convert the file to Parquet"
@@ -73,7 +75,7 @@ class DelimitedChunk:
         # An empty list would mean all columns, where one is enough to know the number of rows.
         read = [name for name in self.names if name in columns] or self.names[:1]
         types = {name: self.schema.field(name).type for name in read}
-        return convert_options({name: ENCODED_TEXT if type == TEXT else type for name, type in types.items()})
+        return convert_options({name: ENCODED_TEXT if dtype == TEXT else dtype for name, dtype in types.items()})
 
     def _completed(self, table: pa.Table, columns: Sequence[str]) -> pa.Table:
         held = {name: table.column(name) for name in columns if name in self.names}

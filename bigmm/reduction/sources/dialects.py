@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 from pyarrow import csv
 
-from bigmm.reduction.sources.files import DataFile
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from bigmm.reduction.sources.files import DataFile
 
 Codec = Literal["gzip", "bz2", "zstd", "lz4"]
 
@@ -63,6 +65,4 @@ def dialect_of(name: str) -> Dialect | None:
 
 def convert_options(types: Mapping[str, pa.DataType]) -> csv.ConvertOptions:
     """Read these columns in these types; all columns, with inferred types, if there are none."""
-    return csv.ConvertOptions(
-        column_types=dict(types), include_columns=list(types), null_values=_MISSING, strings_can_be_null=True
-    )
+    return csv.ConvertOptions(column_types=dict(types), include_columns=list(types), null_values=_MISSING, strings_can_be_null=True)

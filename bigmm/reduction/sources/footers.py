@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import inf
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigmm.errors import DataError
 from bigmm.reduction.sources.files import DataFile, reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 # Compressed bytes. Writers give up a dictionary at about a megabyte, and then the column has too many values.
 _SMALL_DICTIONARY = 2**17
@@ -82,9 +85,7 @@ def read_footer(file: DataFile, columns: Sequence[str]) -> Footer:
 
 
 @contextmanager
-def opened(
-    file: DataFile, text: Sequence[str] = (), groups: Sequence[int] = (), buffer_size: int = 0
-) -> Iterator[pq.ParquetFile]:
+def opened(file: DataFile, text: Sequence[str] = (), groups: Sequence[int] = (), buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file to read some of its row groups.
 
     Columns among `text` that have few distinct values there are read as dictionaries. With a `buffer_size` a column's
@@ -104,9 +105,7 @@ def _with_few_values(parquet: pq.ParquetFile, columns: Sequence[str], groups: Se
     """Columns whose dictionaries in the file are small: to read one of many values so is slower than plain."""
     leaves = leaf_indices(parquet.schema_arrow)
     present = [parquet.metadata.row_group(index) for index in groups if index < parquet.num_row_groups]
-    sizes = {
-        name: [_dictionary_bytes(group.column(leaves[name])) for group in present if name in leaves] for name in columns
-    }
+    sizes = {name: [_dictionary_bytes(group.column(leaves[name])) for group in present if name in leaves] for name in columns}
     return [name for name, found in sizes.items() if found and max(found) < _SMALL_DICTIONARY]
 
 
@@ -148,5 +147,5 @@ def leaf_indices(schema: pa.Schema) -> Mapping[str, int]:
     return positions
 
 
-def _leaves(type: pa.DataType) -> int:
-    return sum(_leaves(type.field(index).type) for index in range(type.num_fields)) or 1
+def _leaves(dtype: pa.DataType) -> int:
+    return sum(_leaves(dtype.field(index).type) for index in range(dtype.num_fields)) or 1

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 import pyarrow as pa
@@ -15,6 +14,9 @@ from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import fit_column, fit_table
 from bigmm.reduction.sources.files import reason
 from bigmm.reduction.sources.schema import check_known, unify_schemas, widened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 _CHUNK_ROWS = 1_000_000
 _DATA = "the data"
@@ -156,12 +158,24 @@ def _declared(column: pd.Series) -> tuple[Any, ...]:
     return () if target is None else tuple(fit_column(pa.chunked_array([values]), target).to_pylist())
 
 
-def plan_polars(frame: Any, columns: Sequence[str]) -> Plan:
+class PolarsFrame(Protocol):
+    """What is used of a polars frame, eager or lazy, so that polars need not be imported."""
+
+    def collect_schema(self) -> Mapping[str, Any]:
+        """Columns and their types."""
+
+    def select(self, columns: Sequence[str]) -> PolarsFrame:
+        """Return some of the columns."""
+
+    def to_arrow(self) -> pa.Table:
+        """Convert; only an eager frame can."""
+
+
+def plan_polars(frame: PolarsFrame, columns: Sequence[str]) -> Plan:
     """Plan of a polars frame; of a lazy one only the needed columns are collected."""
-    schema: Mapping[str, Any] = frame.collect_schema()
+    schema = frame.collect_schema()
     check_columns(list(schema), columns)
-    frame = frame.select(columns)
-    if hasattr(frame, "collect"):
-        frame = frame.collect()
+    selected = frame.select(columns)
+    eager: PolarsFrame = selected.collect() if hasattr(selected, "collect") else selected
     enums = {name: schema[name] for name in columns if type(schema[name]).__name__ == "Enum"}
-    return plan_table(frame.to_arrow(), columns, {name: tuple(dtype.categories) for name, dtype in enums.items()})
+    return plan_table(eager.to_arrow(), columns, {name: tuple(dtype.categories) for name, dtype in enums.items()})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from bigmm.reduction.sources.files import DataFile
 from bigmm.reduction.sources.schema import ENCODED_TEXT, TEXT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bigmm.reduction.sources.files import DataFile
 
 _MISSING = "__HIVE_DEFAULT_PARTITION__"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
@@ -42,10 +45,10 @@ def key_columns(file: DataFile, names: Sequence[str], schema: pa.Schema, rows: i
     return {name: _repeated(dict(file.keys)[name], schema.field(name).type, rows) for name in names}
 
 
-def _repeated(text: str, type: pa.DataType, rows: int) -> pa.ChunkedArray[Any]:
+def _repeated(text: str, dtype: pa.DataType, rows: int) -> pa.ChunkedArray[Any]:
     if text == _MISSING:
-        return pa.chunked_array([pa.nulls(rows).cast(ENCODED_TEXT if type == TEXT else type)])
-    if type == TEXT:
+        return pa.chunked_array([pa.nulls(rows).cast(ENCODED_TEXT if dtype == TEXT else dtype)])
+    if dtype == TEXT:
         indices = pa.repeat(pa.scalar(0, pa.int32()), rows)
         return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, pa.array([text], TEXT))])
-    return pa.chunked_array([pa.repeat(pa.scalar(int(text), pa.int64()), rows).cast(type)])
+    return pa.chunked_array([pa.repeat(pa.scalar(int(text), pa.int64()), rows).cast(dtype)])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,9 @@ from bigmm.reduction.sources.files import DataFile, in_threads
 from bigmm.reduction.sources.footers import Footer, RowGroups, leaf_indices, opened, read_footer
 from bigmm.reduction.sources.hive import hive_types, key_columns, with_keys
 from bigmm.reduction.sources.schema import TEXT, unify_schemas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 _HEAD_BUFFER = 2**20
 # With more pieces than this, small files share a chunk; with fewer each is one, so that small data run in parallel too.

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import dask
 import pandas as pd
 import pyarrow as pa
 import pyarrow.types as pt
-from dask.delayed import Delayed
 
 from bigmm.errors import DataError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import fit_table
 from bigmm.reduction.sources.frames import arrow_table, check_columns, declared_categories
 from bigmm.reduction.sources.schema import TEXT, unify_schemas
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dask.delayed import Delayed
 
 _UNKNOWN = "__UNKNOWN_CATEGORIES__"
 
@@ -57,7 +60,7 @@ class DaskChunk:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Compute the partition: all its rows."""
-        frame: pd.DataFrame = self.delayed.compute()  # type: ignore[no-untyped-call]
+        frame: pd.DataFrame = self.delayed.compute()
         return self.read_frame(frame, columns)
 
     def read_frame(self, frame: pd.DataFrame, columns: Sequence[str]) -> pa.Table:
@@ -69,31 +72,44 @@ class DaskChunk:
         return self.read_frame(self.delayed.head(rows).compute(), columns)
 
 
-def plan_dask(frame: Any, columns: Sequence[str]) -> Plan:
+class DaskFrame(Protocol):
+    """What is used of a Dask data frame, whose module is slow to import."""
+
+    columns: Sequence[str]
+    npartitions: int
+    _meta: pd.DataFrame
+    _name: str
+
+    def __getitem__(self, columns: list[str]) -> DaskFrame:
+        """Return some of the columns."""
+
+    def to_delayed(self) -> list[Delayed]:
+        """Return the partitions."""
+
+
+def plan_dask(frame: DaskFrame, columns: Sequence[str]) -> Plan:
     """Plan of a Dask data frame, from its metadata: nothing is computed."""
     check_columns(list(frame.columns), columns)
-    meta = _meta(frame[list(columns)], columns)
+    needed = frame[list(columns)]
+    meta = _meta(needed._meta, columns)
     schema = unify_schemas(columns, [("the data", _typed(meta, columns))])
     partitions = _partitions(frame, columns)
     chunks = tuple(DaskChunk(delayed, number, schema) for number, delayed in enumerate(partitions))
-    digest = digest_of([frame[list(columns)]._name, len(chunks), schema])
+    digest = digest_of([needed._name, len(chunks), schema])
     return Plan(chunks, schema, declared_categories(meta, columns), digest, in_memory=False)
 
 
-def _partitions(frame: Any, columns: Sequence[str]) -> list[Delayed]:
+def _partitions(frame: DaskFrame, columns: Sequence[str]) -> list[Delayed]:
     # Dask would fuse partitions from which few columns are read, and their number is the plan's.
     with dask.config.set({"optimization.tune.active": False}):
-        delayed: list[Delayed] = frame[list(columns)].to_delayed()
+        delayed = frame[list(columns)].to_delayed()
     if len(delayed) != frame.npartitions:
-        raise DataError(
-            f"the Dask frame has {frame.npartitions} partitions but gives {len(delayed)}: call .persist() on it first"
-        )
+        raise DataError(f"the Dask frame has {frame.npartitions} partitions but gives {len(delayed)}: call .persist() on it first")
     return delayed
 
 
-def _meta(frame: Any, columns: Sequence[str]) -> pd.DataFrame:
+def _meta(meta: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Empty frame of the partitions' dtypes; categories that are not known become text, for want of a type."""
-    meta: pd.DataFrame = frame._meta
     unknown = [name for name in columns if _is_unknown(meta[name])]
     return meta.astype(dict.fromkeys(unknown, "str")) if unknown else meta
 

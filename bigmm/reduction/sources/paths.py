@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from glob import has_magic
 from itertools import takewhile
 from pathlib import PurePath
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import unquote
 
-from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from bigmm.errors import DataError
 from bigmm.reduction.sources.files import DataFile, reading
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _VERSIONS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 _CHECK = "check the path, the storage options and the credentials"
@@ -32,9 +34,7 @@ def is_paths(data: object) -> TypeGuard[str | os.PathLike[str] | Sequence[str | 
     return isinstance(data, (list, tuple)) and all(isinstance(item, (str, os.PathLike)) for item in data)
 
 
-def list_files(
-    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], storage_options: Mapping[str, Any]
-) -> tuple[DataFile, ...]:
+def list_files(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], storage_options: Mapping[str, Any]) -> tuple[DataFile, ...]:
     """List the files of a source.
 
     Parameters

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -20,6 +19,9 @@ from bigmm.reduction.sources.parquet import plan_parquet
 from bigmm.reduction.sources.partitions import plan_dask
 from bigmm.reduction.sources.paths import is_paths, list_files
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 __all__ = ["Chunk", "Plan", "plan_data"]
 
 _ACCEPTED = (
@@ -31,7 +33,7 @@ _PARQUET_MAGIC = b"PAR1"
 
 
 def plan_data(
-    data: Any,
+    data: object,
     columns: Sequence[str],
     *,
     chunk_bytes: int = 64 * 2**20,
@@ -66,7 +68,7 @@ def plan_data(
     return _plan_frame(data, names)
 
 
-def _plan_frame(data: Any, columns: Sequence[str]) -> Plan:
+def _plan_frame(data: object, columns: Sequence[str]) -> Plan:
     if isinstance(data, pd.DataFrame):
         return plan_pandas(data, columns)
     if isinstance(data, pa.RecordBatch):
@@ -76,9 +78,9 @@ def _plan_frame(data: Any, columns: Sequence[str]) -> Plan:
     # polars is optional, and Dask's frames are slow to import: known by name.
     match type(data).__module__.partition(".")[0], type(data).__name__:
         case "polars", "DataFrame" | "LazyFrame":
-            return plan_polars(data, columns)
+            return plan_polars(cast("Any", data), columns)
         case "dask", "DataFrame":
-            return plan_dask(data, columns)
+            return plan_dask(cast("Any", data), columns)
     raise DataError(f"data of type {_type_name(data)}: expected {_ACCEPTED}")
 
 

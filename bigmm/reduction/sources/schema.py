@@ -6,15 +6,18 @@ offsets), bool, date32 and timestamp. Whatever a source holds is widened to one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.types as pt
 
 from bigmm.errors import DataError
 from bigmm.reduction.sources.kinds import is_bytes, is_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
 TEXT = pa.large_string()
 ENCODED_TEXT: pa.DataType = pa.dictionary(pa.int32(), TEXT)
@@ -32,31 +35,31 @@ _MOST_NAMES = 12
 
 
 @lru_cache(maxsize=1024)
-def widened(type: pa.DataType) -> pa.DataType | None:
-    """Widest type of the family of `type`, None for a type that no model can use.
+def widened(dtype: pa.DataType) -> pa.DataType | None:
+    """Widest type of the family of `dtype`, None for a type that no model can use.
 
     Decimals without a fraction are integers (databases export keys so), with one they are floats.
     """
-    if isinstance(type, pa.DictionaryType):
-        return widened(type.value_type)
-    if pt.is_decimal(type):
-        return pa.float64() if getattr(type, "scale", 0) > 0 else pa.int64()
-    if pt.is_unsigned_integer(type):
-        return pa.uint64() if type == pa.uint64() else pa.uint32()
-    if pt.is_integer(type):
+    if isinstance(dtype, pa.DictionaryType):
+        return widened(dtype.value_type)
+    if pt.is_decimal(dtype):
+        return pa.float64() if getattr(dtype, "scale", 0) > 0 else pa.int64()
+    if pt.is_unsigned_integer(dtype):
+        return pa.uint64() if dtype == pa.uint64() else pa.uint32()
+    if pt.is_integer(dtype):
         return pa.int64()
-    if pt.is_floating(type):
+    if pt.is_floating(dtype):
         return pa.float64()
-    return _widened_category(type)
+    return _widened_category(dtype)
 
 
-def _widened_category(type: pa.DataType) -> pa.DataType | None:
-    if is_text(type) or is_bytes(type):
+def _widened_category(dtype: pa.DataType) -> pa.DataType | None:
+    if is_text(dtype) or is_bytes(dtype):
         return TEXT
-    if pt.is_date(type):
+    if pt.is_date(dtype):
         return pa.date32()
-    if pt.is_boolean(type) or pt.is_timestamp(type) or pt.is_null(type):
-        return type
+    if pt.is_boolean(dtype) or pt.is_timestamp(dtype) or pt.is_null(dtype):
+        return dtype
     return None
 
 
@@ -73,22 +76,23 @@ def common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
 
 
 def _common_timestamp(left: pa.TimestampType, right: pa.TimestampType) -> pa.DataType | None:
-    if (left.tz is None) != (right.tz is None):
+    zones: set[str | None] = {left.tz, right.tz}
+    if len(zones) > 1 and None in zones:
         return None
     unit = max(left.unit, right.unit, key=_UNITS.index)
-    return pa.timestamp(unit, left.tz if left.tz == right.tz else "UTC")
+    return pa.timestamp(unit, "UTC" if len(zones) > 1 else zones.pop())
 
 
-def settled(type: pa.DataType) -> pa.DataType:
+def settled(dtype: pa.DataType) -> pa.DataType:
     """Plan's type for what is known when all files have been seen: a column without any value is float64."""
-    if pt.is_null(type):
+    if pt.is_null(dtype):
         return pa.float64()
-    return pa.int64() if type == pa.uint32() else type
+    return pa.int64() if dtype == pa.uint32() else dtype
 
 
-def describe(type: pa.DataType) -> str:
+def describe(dtype: pa.DataType) -> str:
     """Name of a type as a user knows it: layouts of text do not matter."""
-    return "string" if widened(type) == TEXT else str(type)
+    return "string" if widened(dtype) == TEXT else str(dtype)
 
 
 def unify(column: str, found: Iterable[tuple[str, pa.DataType]], parts: str = "files") -> pa.DataType:
@@ -110,12 +114,12 @@ def unify(column: str, found: Iterable[tuple[str, pa.DataType]], parts: str = "f
     """
     kept: pa.DataType = pa.null()
     first = ""
-    for where, type in found:
-        wide = _usable(column, where, type)
+    for where, dtype in found:
+        wide = _usable(column, where, dtype)
         both = common_type(kept, wide)
         if both is None:
             raise DataError(
-                f"{parts} disagree: column {column!r} is {describe(kept)} in {first} but {describe(type)} in {where}; "
+                f"{parts} disagree: column {column!r} is {describe(kept)} in {first} but {describe(dtype)} in {where}; "
                 "write it with one type or cast it"
             )
         first = where if pt.is_null(kept) else first
@@ -123,12 +127,10 @@ def unify(column: str, found: Iterable[tuple[str, pa.DataType]], parts: str = "f
     return settled(kept)
 
 
-def _usable(column: str, where: str, type: pa.DataType) -> pa.DataType:
-    wide = widened(type)
+def _usable(column: str, where: str, dtype: pa.DataType) -> pa.DataType:
+    wide = widened(dtype)
     if wide is None:
-        raise DataError(
-            f"column {column!r} in {where} is {type}, expected numbers, text, booleans, dates or timestamps: cast it"
-        )
+        raise DataError(f"column {column!r} in {where} is {dtype}, expected numbers, text, booleans, dates or timestamps: cast it")
     return wide
 
 

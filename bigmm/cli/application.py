@@ -1,0 +1,193 @@
+"""What every command shares: errors in one line, exit codes, signals, what is logged."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from bigmm.errors import BigmmError
+
+EXIT_UNEXPECTED = 1
+EXIT_MISTAKE = 2
+EXIT_NOT_CONVERGED = 3
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+_VERBOSE = "bigmm.verbose"
+#: Loggers of other libraries that report what reaches the user as an error anyway, or is no concern of a batch job.
+_NOISY = ("asyncio", "distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
+
+
+class Failure(click.ClickException):
+    """An error as the user sees it: ``bigmm: error: ...`` on stderr, and an exit code."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_MISTAKE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file: Any = None) -> None:
+        """Print the error."""
+        click.echo(f"bigmm: error: {self.message}", file=file, err=file is None)
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised where the process is, so that everything open is closed on the way out."""
+
+
+class Application(click.Group):
+    """The group of commands; its errors are those of `Failure`."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
+        """Parse the arguments before the command's name."""
+        with _failures(None):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        with _failures(ctx):
+            return super().invoke(ctx)
+
+
+class Job(click.Command):
+    """A command with ``--verbose`` that leaves nothing behind when it is stopped by a signal."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(verbose_option())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, stoppable and with the right amount of logging."""
+        verbose = is_verbose(ctx)
+        with _stoppable(), _logging(verbose), _warnings(verbose):
+            return super().invoke(ctx)
+
+
+Application.command_class = Job
+
+
+def verbose_option() -> click.Option:
+    """``-v``, before or after a command's name."""
+    return click.Option(
+        ["-v", "--verbose"],
+        is_flag=True,
+        expose_value=False,
+        callback=_note_verbose,
+        help="Log to stderr; show the traceback of an unexpected error.",
+    )
+
+
+def _note_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[_VERBOSE] = ctx.meta.get(_VERBOSE, False) or value
+
+
+def is_verbose(ctx: click.Context) -> bool:
+    """Whether ``-v`` was given anywhere."""
+    return bool(ctx.meta.get(_VERBOSE, False))
+
+
+@contextlib.contextmanager
+def _failures(ctx: click.Context | None) -> Iterator[None]:
+    """Every way in which a command can end badly, as a message and an exit code."""
+    try:
+        yield
+    except (Failure, click.exceptions.Exit):
+        raise
+    except click.UsageError as error:
+        asked = f"; see '{error.ctx.command_path} --help'" if error.ctx else ""
+        raise Failure(_one_line(error.format_message()).rstrip(".") + asked) from None
+    except BigmmError as error:
+        raise Failure(str(error)) from None
+    except (KeyboardInterrupt, click.Abort):
+        _stop("interrupted", EXIT_INTERRUPTED)
+    except Terminated:
+        _stop("terminated", EXIT_TERMINATED)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise  # whoever read stdout has gone: click ends the program quietly
+        raise _unexpected(error, ctx) from None
+
+
+def _stop(word: str, code: int) -> NoReturn:
+    click.echo(f"bigmm: {word}", err=True)
+    raise click.exceptions.Exit(code) from None
+
+
+def _unexpected(error: Exception, ctx: click.Context | None) -> Failure:
+    hint = "run again with --verbose for the traceback"
+    if ctx is not None and is_verbose(ctx):
+        traceback.print_exception(error)
+        hint = "please report it with the traceback above"
+    return Failure(f"unexpected {type(error).__name__}: {_one_line(str(error))}; {hint}", EXIT_UNEXPECTED)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that a local cluster is closed; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated
+
+
+@contextlib.contextmanager
+def _logging(verbose: bool) -> Iterator[None]:
+    """Log bigmm's warnings to stderr, with `verbose` everything."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "bigmm: %(message)s"))
+    logger = logging.getLogger("bigmm")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _warnings(verbose: bool) -> Iterator[None]:
+    """Hide Python's warnings, unless they were asked for."""
+    with warnings.catch_warnings():
+        if not verbose and not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def hush_cluster(verbose: bool) -> None:
+    """Silence Dask's own log until the process ends: some of it is written while the interpreter shuts down."""
+    import distributed  # noqa: F401  sets the levels of its loggers when it is imported
+
+    if not verbose:
+        for name in _NOISY:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def in_terminal() -> bool:
+    """Whether somebody watches stderr."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
