@@ -46,7 +46,9 @@ def data_options(command: Command) -> Command:
     options = [
         click.option("--weights", metavar="COL", help="Column of precision weights, Var = sigma^2 / w."),
         click.option("--offset", metavar="COL", help="Column of a known part of the response."),
-        click.option("--na-action", type=click.Choice(["omit", "fail"]), help="Drop and count incomplete rows (the default), or refuse them."),
+        click.option(
+            "--na-action", type=click.Choice(["omit", "fail"]), help="Drop and count incomplete rows (the default), or refuse them."
+        ),
         click.option("--scheduler", metavar="ADDRESS|FILE", help="Use the Dask cluster at this address, or of this scheduler file."),
         click.option(
             "--workers",

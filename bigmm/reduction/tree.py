@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -32,8 +34,17 @@ logger = logging.getLogger(__name__)
 BATCH = 64
 FAN_IN = 8
 WINDOW = 3
-#: Seconds between two looks at a running batch.
+#: Seconds between two looks at a running batch, and without any worker until a pass is given up.
 _LOOK = 0.5
+NO_WORKERS = 300.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch under way: the future of its merged result, and those of its chunks."""
+
+    merged: Future
+    parts: list[Future]
 
 
 def reduce_here(chunks: Sequence[Chunk], design: Design, progress: ProgressCallback | None = None) -> CrossProducts:
@@ -63,23 +74,21 @@ def reduce_on(client: Client, chunks: Sequence[Chunk], design: Design, progress:
     ClusterError
         When workers keep dying or none is left.
     """
-    batches = list(_slices(chunks, BATCH))
-    running: deque[tuple[Future, list[Future]]] = deque()
+    waiting = deque(_slices(chunks, BATCH))
+    running: deque[_Batch] = deque()
     total: CrossProducts | None = None
     finished = 0
     try:
-        for number in range(len(batches) + WINDOW):
-            if number < len(batches):
-                running.append(_submit(client, batches[number], design))
-            if number >= WINDOW - 1 and running:
-                future, parts = running.popleft()
-                _watch(future, [parts, *(others for _, others in running)], finished, len(chunks), progress)
-                merged = _result(future)
-                total = merged if total is None else add([total, merged])
-                finished += len(parts)
+        while waiting or running:
+            while waiting and len(running) < WINDOW:
+                running.append(_submit(client, waiting.popleft(), design))
+            _watch(client, running, finished, len(chunks), progress)
+            merged = _result(running[0].merged)
+            finished += len(running.popleft().parts)
+            total = merged if total is None else add([total, merged])
     finally:
-        for future, parts in running:
-            client.cancel([future, *parts])
+        for batch in running:
+            client.cancel([batch.merged, *batch.parts])
     assert total is not None
     return total
 
@@ -104,8 +113,8 @@ def _reduce_frame(chunk: Any, frame: Any, design: Design) -> CrossProducts:
     return partial_crossproducts(chunk.read_frame(frame, design.names), design, chunk.name)
 
 
-def _submit(client: Client, chunks: Sequence[Chunk], design: Design) -> tuple[Future, list[Future]]:
-    """Start a batch: the future of its merged result, and those of its chunks."""
+def _submit(client: Client, chunks: Sequence[Chunk], design: Design) -> _Batch:
+    """Start a batch."""
     parts = [_submit_chunk(client, chunk, design) for chunk in chunks]
 
     def merge(group: list[Future]) -> Future:
@@ -114,7 +123,7 @@ def _submit(client: Client, chunks: Sequence[Chunk], design: Design) -> tuple[Fu
         return client.submit(add, group, key=_key("bigmm-merge"), priority=10)
 
     level = [merge(list(group)) for group in _slices(parts, FAN_IN)]
-    return _tree(level, merge), parts
+    return _Batch(_tree(level, merge), parts)
 
 
 def _submit_chunk(client: Client, chunk: Chunk, design: Design) -> Future:
@@ -127,20 +136,25 @@ def _submit_chunk(client: Client, chunk: Chunk, design: Design) -> Future:
 
 def _key(prefix: str) -> str:
     """A key that no other run shares: results of earlier runs must not be taken for this one's."""
-    import uuid
-
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
-def _watch(future: Future, running: Sequence[list[Future]], finished: int, total: int, progress: ProgressCallback | None) -> None:
-    """Wait for a batch and report on the chunks of all that are under way."""
-    while not future.done():
+def _watch(client: Client, running: Sequence[_Batch], finished: int, total: int, progress: ProgressCallback | None) -> None:
+    """Wait for the first batch, report on the chunks of all, and give up when no worker has been there for long.
+
+    (A scheduler waits for workers without end unless it was started with ``no-workers-timeout``.)
+    """
+    merged = running[0].merged
+    alive = time.monotonic()
+    while not merged.done():
         with contextlib.suppress(DaskTimeoutError, FutureCancelledError):
-            wait([future], timeout=_LOOK)
+            wait([merged], timeout=_LOOK)
         if progress is not None:
-            progress(Progress("reduce", finished + sum(part.done() for parts in running for part in parts), total))
-    if progress is not None:
-        progress(Progress("reduce", finished + sum(part.done() for parts in running for part in parts), total))
+            progress(Progress("reduce", finished + sum(part.done() for batch in running for part in batch.parts), total))
+        if client.scheduler_info()["workers"]:
+            alive = time.monotonic()
+        elif time.monotonic() - alive > NO_WORKERS:
+            raise ClusterError(f"no worker has been there for {NO_WORKERS:.0f} s: start workers and run again")
 
 
 def _result(future: Future) -> CrossProducts:
