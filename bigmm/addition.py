@@ -15,7 +15,7 @@ from bigmm.columns import Array, Column, expansion, sort_columns
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts, RowCounts
 from bigmm.design import Design
 from bigmm.errors import LabelError
-from bigmm.levels import Refs, union
+from bigmm.levels import Refs, level_types, union
 
 _INT32_MAX = np.iinfo(np.int32).max
 
@@ -141,6 +141,7 @@ def _x_places(columns: tuple[Column, ...], part: CrossProducts) -> Refs:
 
 
 def _add_groups(groups: Sequence[GroupProducts], x_places: Sequence[Refs], width: int) -> tuple[GroupProducts, list[_GroupPlaces]]:
+    _check_level_types(groups)
     levels, level_places = union([group.levels for group in groups])
     columns = sort_columns(column for group in groups for column in group.columns)
     place_of = {column: place for place, column in enumerate(columns)}
@@ -158,6 +159,14 @@ def _add_groups(groups: Sequence[GroupProducts], x_places: Sequence[Refs], width
             ZtXy[lv[:, None, None], co[:, None], xp] += group.ZtXy
     places = [_GroupPlaces(lv, co) for lv, co in zip(level_places, column_places, strict=True)]
     return GroupProducts(groups[0].names, levels, columns, rows, ZtZ, ZtXy), places
+
+
+def _check_level_types(groups: Sequence[GroupProducts]) -> None:
+    """Refuse to align text with numbers, or either with dates."""
+    types = dict.fromkeys(level_types(group.levels) for group in groups if len(group.levels))
+    if len(types) > 1:
+        shown = " and ".join(", ".join(kind) for kind in types)
+        raise LabelError(f"levels of {groups[0].name!r} are {shown}: write the column with one type and reduce again")
 
 
 def _add_pairs(

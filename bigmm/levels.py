@@ -26,6 +26,12 @@ def union(indexes: Sequence[pd.Index]) -> tuple[pd.Index, list[Refs]]:
     return levels, list(np.split(refs, cuts))
 
 
+def level_types(levels: pd.Index) -> tuple[str, ...]:
+    """What the labels are, column by column: integers of any width are one type."""
+    columns = [levels.get_level_values(depth) for depth in range(levels.nlevels)]
+    return tuple("integers" if column.dtype.kind in "iu" else str(column.dtype) for column in columns)
+
+
 def _concatenate(indexes: Sequence[pd.Index]) -> pd.Index:
     filled = [index for index in indexes if len(index)] or list(indexes[:1])
     return filled[0].append(filled[1:]) if len(filled) > 1 else filled[0]

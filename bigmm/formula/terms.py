@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from bigmm.formula.expression import Expression
@@ -39,7 +39,7 @@ class Formula:
     Attributes
     ----------
     text : str
-        As it was written.
+        As it was written; two formulas that say the same are equal.
     response : Expression
         Left of the tilde.
     fixed : tuple of Term
@@ -50,7 +50,7 @@ class Formula:
         ``offset(z)`` terms.
     """
 
-    text: str
+    text: str = field(compare=False)
     response: Expression
     fixed: tuple[Term, ...]
     random: tuple[RandomEffectsTerm, ...]
