@@ -118,17 +118,17 @@ def table(rows: list[Row], rival: str = "lme4") -> str:
     if not rows:
         return "no rows"
     about = sorted({f"{row.cpu}, {row.cores} cores" for row in rows}) + sorted({f"{row.versions}; BLAS {row.blas}" for row in rows})
-    header = f"{'problem':<16}{'threads':>8} {'measure':<11}{'bigmm ms':>10}{rival + ' ms':>10}{'ratio':>7}  rounds from to   evaluations"
+    header = f"{'problem':<16}{'threads':>8} {'measure':<11}{'bigmm ms':>10}{rival + ' ms':>10}{'ratio':>7}  rounds from to     evaluations"
     medians, ratios = results.medians(rows), results.ratios(rows, rival)
+    counts = {(row.case, row.competitor): row.evaluations for row in rows}
     lines = []
     for case in dict.fromkeys(row.case for row in rows):
-        cells = [f"{medians[case, name] * 1e3:>10.4g}" if (case, name) in medians else f"{'':>10}" for name in ("bigmm", rival)]
+        present = [name for name in ("bigmm", rival) if (case, name) in medians]
+        cells = "".join(f"{medians[case, name] * 1e3:>10.4g}" for name in present).ljust(20)
         values = ratios.get(case, [])
         spread = f"{statistics.median(values):>7.2f}{len(values):>8} {min(values):.2f} {max(values):.2f}" if values else ""
-        counts = ", ".join(
-            f"{name} {count}" for name, count in {row.competitor: row.evaluations for row in rows if row.case == case}.items()
-        )
-        lines.append(f"{case[0]:<16}{case[1]:>8} {case[2]:<11}{''.join(cells)}{spread:<26}{counts}")
+        evaluations = ", ".join(f"{name} {counts[case, name]}" for name in present)
+        lines.append(f"{case[0]:<16}{case[1]:>8} {case[2]:<11}{cells}{spread:<28}{evaluations}")
     return "\n".join([*about, "", header, *lines])
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from bigmm.design import NaAction
+from bigmm.formula import parse_formula
+from bigmm.formula.coding import ContrastChoice, check_contrasts
 from bigmm.reduction.progress import Progress, ProgressCallback
 from bigmm.reduction.reduce import reduce
 
 if TYPE_CHECKING:
-    from bigmm.formula.coding import ContrastChoice
     from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.solver.optimize import Optimizer
 
@@ -58,6 +59,7 @@ def lmer(
     ----------
     Bates, Maechler, Bolker and Walker (2015), "Fitting linear mixed-effects models using lme4", JSS 67(1).
     """
+    check_contrasts(contrasts or {}, parse_formula(formula).fixed)
     cp = reduce(
         formula,
         data,

@@ -161,6 +161,8 @@ def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:
     folder = Path(path)
     kind = saved_kind(folder)
     if kind is None:
+        if not folder.exists():
+            raise StorageError(f"{str(path)!r} does not exist: check the path")
         raise StorageError(f"{str(path)!r} holds neither crossproducts nor a fit: expected a directory that bigmm has saved")
     try:
         record = _read_manifest(folder, kind)
@@ -180,11 +182,11 @@ def saved_kind(path: str | os.PathLike[str]) -> str | None:
 
 
 def _load_crossproducts(folder: Path, record: Mapping[str, Any]) -> CrossProducts:
-    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+    with np.load(_listed(folder, record, "arrays.npz"), allow_pickle=False) as arrays:
         groups = tuple(
             GroupProducts(
                 names=tuple(group["names"]),
-                levels=_read_levels(pd.read_parquet(folder / f"levels-{i}.parquet"), len(group["names"])),
+                levels=_read_levels(pd.read_parquet(_listed(folder, record, f"levels-{i}.parquet")), len(group["names"])),
                 columns=_read_columns(group["columns"]),
                 rows=arrays[f"group{i}.rows"],
                 ZtZ=arrays[f"group{i}.ZtZ"],
@@ -208,7 +210,8 @@ def _load_fit(folder: Path, record: Mapping[str, Any]) -> LinearMixedModelFit:
         for t in record["terms"]
     )
     groups = tuple(
-        _read_group(group, pd.read_parquet(folder / name)) for group, name in zip(record["groups"], record["ranef"].values(), strict=True)
+        _read_group(group, pd.read_parquet(_listed(folder, record, name)))
+        for group, name in zip(record["groups"], record["ranef"].values(), strict=True)
     )
     search = record["optimization"]
     settings = Optimizer(search["method"], search["ftol_rel"], search["xtol_abs"], search["maxeval"])
@@ -224,7 +227,7 @@ def _load_fit(folder: Path, record: Mapping[str, Any]) -> LinearMixedModelFit:
         coef_names=tuple(entry["name"] for entry in record["fixef"]),
         dropped=tuple(record["dropped"]),
         beta=np.array([entry["estimate"] for entry in record["fixef"]]),
-        vcov_beta=np.array(record["vcov"]).reshape(len(record["fixef"]), -1),
+        vcov_beta=np.array(record["vcov"]).reshape(len(record["fixef"]), len(record["fixef"])),
         sigma=record["sigma"],
         objective=record["objective"],
         theta=theta,
@@ -306,24 +309,55 @@ def _levels_frame(names: tuple[str, ...], levels: pd.Index) -> pd.DataFrame:
 
 def _read_levels(table: pd.DataFrame, width: int) -> pd.Index:
     if width == 1:
-        return cast("pd.Index", pd.Index(table.iloc[:, 0], name=None))
+        return cast("pd.Index", pd.Index(table.iloc[:, 0]).rename(None))
     return pd.MultiIndex.from_frame(table, names=[None] * width)
 
 
 # Directories and manifests ------------------------------------------------------------------------------------------
 
 
+def check_target(path: str | os.PathLike[str], kind: str) -> None:
+    """See that a directory could be saved at `path`, before the work that it will hold.
+
+    Parameters
+    ----------
+    path : str or path
+    kind : {"crossproducts", "fit"}
+        What will be saved.
+
+    Raises
+    ------
+    StorageError
+        When `path` holds something else, or nothing can be written beside it.
+    """
+    target = Path(path).absolute()
+    _check_replaceable(target, path, kind)
+    parent = next(folder for folder in target.parents if folder.exists())
+    with _writing(path):
+        Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=parent)).rmdir()
+
+
+def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) -> None:
+    if target.exists() and saved_kind(target) != kind and not (target.is_dir() and not any(target.iterdir())):
+        raise StorageError(f"{str(path)!r} exists and holds something else than saved {kind}: choose another place")
+
+
+@contextlib.contextmanager
+def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write beside {str(path)!r} ({error.strerror}): choose another place") from None
+
+
 @contextlib.contextmanager
 def _new_directory(path: str | os.PathLike[str], kind: str) -> Iterator[Path]:
     """A directory to fill; moved to `path` when the block ends well, removed when it does not."""
     target = Path(path).absolute()
-    if target.exists() and saved_kind(target) != kind and not (target.is_dir() and not any(target.iterdir())):
-        raise StorageError(f"{str(path)!r} exists and holds something else than saved {kind}: choose another place")
-    try:
+    _check_replaceable(target, path, kind)
+    with _writing(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise StorageError(f"cannot write beside {str(path)!r} ({error.strerror}): choose another place") from None
     try:
         yield folder
         _sync(folder)
@@ -380,6 +414,13 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         if not file.is_file() or _sha256(file) != digest:
             raise StorageError(f"{str(file)!r} is {'damaged' if file.is_file() else 'missing'}: write the directory again")
     return record
+
+
+def _listed(folder: Path, record: Mapping[str, Any], name: str) -> Path:
+    """A file whose digest was compared: one inside the directory."""
+    if name not in record["files"]:
+        raise StorageError(f"{str(folder)!r} is damaged: its manifest has no digest of {name!r}; write it again")
+    return folder / name
 
 
 def _sha256(file: Path) -> str:

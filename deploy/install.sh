@@ -56,9 +56,13 @@ warn_of_reference_blas() {
     done
 }
 
+# PYTHON; else the one that made the environment; else Debian's, whose headers are installed; else the first on the PATH.
 interpreter() {
+    recorded=$(sed -n 2p "$venv/bigmm-origin" 2>/dev/null || true)
     if [ -n "${PYTHON:-}" ]; then
         command -v "$PYTHON" || die "no interpreter $PYTHON"
+    elif [ -x "$recorded" ]; then
+        echo "$recorded"
     elif [ -x /usr/bin/python3 ]; then
         echo /usr/bin/python3
     else
@@ -66,32 +70,33 @@ interpreter() {
     fi
 }
 
-install_python_packages() {
+# An environment works only where it was made, with the interpreter it was made with: bigmm-origin names both.
+make_environment() {
     python=$(interpreter)
-    version=$("$python" -c 'import sys; print(sys.version)')
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is Python $version; 3.11 or later is needed (set PYTHON)"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is older than Python 3.11: set PYTHON to another"
+    origin=$(printf '%s\n' "$root" "$python" && "$python" -c 'import sys; print(sys.version)')
+    [ "$(cat "$venv/bigmm-origin" 2>/dev/null || true)" != "$origin" ] || return 0
+    clear=
+    [ ! -e "$venv/bigmm-origin" ] || clear=--clear
+    "$python" -m venv $clear "$venv"
+    echo "$origin" >"$venv/bigmm-origin"
+}
 
-    # An environment works only where it was made, with the interpreter it was made with.
-    origin=$(printf '%s\n' "$root" "$python" "$version" | sha256sum | cut -d' ' -f1)
-    if [ "$(cat "$venv/bigmm-origin" 2>/dev/null || true)" != "$origin" ]; then
-        clear=
-        [ ! -e "$venv/bigmm-origin" ] || clear=--clear
-        "$python" -m venv $clear "$venv"
-        rm -f "$venv/bigmm-installed"
-        echo "$origin" >"$venv/bigmm-origin"
-    fi
-
-    # bigmm-installed: what was installed from, then the extras. Extras add up.
-    # shellcheck disable=SC2086
-    state=$(cat pyproject.toml $constraints | sha256sum | cut -d' ' -f1)
+# bigmm-installed holds a digest of what was installed from, then the extras, which add up.
+# shellcheck disable=SC2086
+install_python_packages() {
     had=$(sed 1d "$venv/bigmm-installed" 2>/dev/null || true)
     extras=$(printf '%s\n' $had "$@" | sort -u | sed '/^$/d')
+    make_environment
+
+    state=$(cat pyproject.toml $constraints | sha256sum | cut -d' ' -f1)
     wanted=$(printf '%s\n' "$state" $extras)
     [ "$(cat "$venv/bigmm-installed" 2>/dev/null || true)" != "$wanted" ] || return 0
 
     list=$(printf '%s\n' $extras | paste -sd, -)
+    package=".${list:+[$list]}"
     say "installing bigmm${list:+[$list]} into $venv; the first time takes a minute or two"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check ${constraints:+-c "$constraints"} -e ".${list:+[$list]}"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check ${constraints:+-c "$constraints"} -e "$package"
     printf '%s\n' "$wanted" >"$venv/bigmm-installed"
 }
 

@@ -3,6 +3,6 @@
 set -eu
 
 cd "$(dirname "$0")/.."
-deploy/install.sh
+sh deploy/install.sh
 .venv/bin/python deploy/cut_insteval.py tests/data/insteval.csv quickstart/insteval
 .venv/bin/bigmm fit "y ~ 1 + service + (1|s) + (1|d) + (1|dept)" quickstart/insteval --ml --workers 2 --out quickstart/fit

@@ -10,5 +10,5 @@ if [ "${1:-}" = --lowest ]; then
     shift
     export VENV=.venv-lowest CONSTRAINTS=deploy/lowest.txt
 fi
-deploy/install.sh test
+sh deploy/install.sh test
 exec "${VENV:-.venv}/bin/python" -m pytest "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import logging
@@ -24,6 +25,18 @@ EXIT_MISTAKE = 2
 EXIT_NOT_CONVERGED = 3
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
+#: For the help.
+EXIT_CODES = """
+
+\b
+Exit codes:
+  0    success
+  1    an unexpected error
+  2    a mistake in the arguments, the formula or the data
+  3    the search of `fit` did not converge; its result is printed and saved all the same
+  130  stopped by Ctrl-C
+  143  stopped by SIGTERM
+"""
 
 _VERBOSE = "bigmm.verbose"
 #: Loggers of other libraries that report what reaches the user as an error anyway, or is no concern of a batch job.
@@ -31,15 +44,19 @@ _NOISY = ("asyncio", "distributed", "distributed.client", "distributed.gc", "tor
 
 
 class Failure(click.ClickException):
-    """An error as the user sees it: ``bigmm: error: ...`` on stderr, and an exit code."""
+    """A mistake as the user sees it: ``bigmm: error: ...`` on stderr."""
 
-    def __init__(self, message: str, exit_code: int = EXIT_MISTAKE) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    exit_code = EXIT_MISTAKE
 
     def show(self, file: Any = None) -> None:
         """Print the error."""
         click.echo(f"bigmm: error: {self.message}", file=file, err=file is None)
+
+
+class Unexpected(Failure):
+    """An error that is not the user's."""
+
+    exit_code = EXIT_UNEXPECTED
 
 
 class Terminated(BaseException):
@@ -120,16 +137,26 @@ def _failures(ctx: click.Context | None) -> Iterator[None]:
 
 
 def _stop(word: str, code: int) -> NoReturn:
+    _forget_clusters()
     click.echo(f"bigmm: {word}", err=True)
     raise click.exceptions.Exit(code) from None
 
 
-def _unexpected(error: Exception, ctx: click.Context | None) -> Failure:
+def _forget_clusters() -> None:
+    """Keep Dask from closing a cluster at exit: one that is open now is half started, and cannot be.
+
+    Its processes end with this one.
+    """
+    if "distributed.deploy.spec" in sys.modules:
+        atexit.unregister(sys.modules["distributed.deploy.spec"].close_clusters)
+
+
+def _unexpected(error: Exception, ctx: click.Context | None) -> Unexpected:
     hint = "run again with --verbose for the traceback"
     if ctx is not None and is_verbose(ctx):
         traceback.print_exception(error)
         hint = "please report it with the traceback above"
-    return Failure(f"unexpected {type(error).__name__}: {_one_line(str(error))}; {hint}", EXIT_UNEXPECTED)
+    return Unexpected(f"unexpected {type(error).__name__}: {_one_line(str(error))}; {hint}")
 
 
 def _one_line(text: str) -> str:

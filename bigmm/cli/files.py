@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigmm.errors import StorageError
+from bigmm.reduction.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from bigmm.inference.predict import Predictor
@@ -46,12 +47,13 @@ def replacing(target: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def write_predictions(predictor: Predictor, plan: Plan, path: Path) -> int:
+def write_predictions(predictor: Predictor, plan: Plan, path: Path, progress: ProgressCallback) -> int:
     """Write one column `prediction`, null in incomplete rows, in the order of the data; return the rows."""
     rows = 0
     with pq.ParquetWriter(path, _SCHEMA) as writer:
-        for chunk in plan.chunks:
+        for done, chunk in enumerate(plan.chunks, 1):
             values = predictor.table(chunk.read(predictor.names), chunk.name)
             writer.write_table(pa.table([pa.array(values, from_pandas=True)], schema=_SCHEMA))
             rows += len(values)
+            progress(Progress("predict", done, len(plan.chunks)))
     return rows

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from bigmm.formula.expression import CONTRASTS
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Contrast(click.ParamType):
-    """``COLUMN=CONTRAST``, as a pair."""
+def read_contrast(text: str) -> tuple[str, str]:
+    """``COL=NAME``, as a pair."""
+    from bigmm.formula.expression import CONTRASTS
 
-    name = "contrast"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Read the pair."""
-        column, equals, kind = str(value).rpartition("=")
-        kind = kind.removeprefix("contr.")
-        if not equals or not column or kind not in CONTRASTS:
-            self.fail(f"{value!r}: expected COLUMN=CONTRAST with a contrast of {', '.join(CONTRASTS)}", param, ctx)
-        return column, kind
+    column, _, name = text.rpartition("=")
+    name = name.removeprefix("contr.")
+    if not column or name not in CONTRASTS:
+        raise click.BadParameter(f"{text!r}, expected COL=NAME with a name of {', '.join(CONTRASTS)}")
+    return column, name
 
 
-class Theta(click.ParamType):
+def read_theta(text: str) -> tuple[float, ...]:
     """Numbers joined by commas."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r}, expected numbers joined by commas, such as 1,0,1") from None
 
-    name = "theta"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Read the numbers."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(number) for number in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r}: expected numbers joined by commas, such as 1,0,1", param, ctx)
+def examples(*lines: str) -> str:
+    r"""Lines for the end of a command's help, which click wraps unless it finds \\b."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
 def data_options(command: Command) -> Command:
@@ -66,7 +59,7 @@ def quiet_option(command: Command) -> Command:
     return _apply([click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")], command)
 
 
-def _apply(options: list[Callable[[Command], Command]], command: Command) -> Command:
+def _apply(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
     """Decorate a command so that its help lists the options in this order."""
     for option in reversed(options):
         command = option(command)

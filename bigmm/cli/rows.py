@@ -62,15 +62,31 @@ def are_saved(data: Sequence[str]) -> bool:
     return bool(saved)
 
 
-def load_saved(data: Sequence[str]) -> CrossProducts:
-    """Saved crossproducts; several are added up."""
+def crossproducts_of(formula: str, data: Sequence[str], options: PassOptions, quiet: bool) -> CrossProducts:
+    """Crossproducts from saved ones, which are added up, or from a pass over rows.
+
+    Raises
+    ------
+    DataError
+        When options of a pass were given for saved crossproducts.
+    """
+    if not are_saved(data):
+        return _reduce(formula, data, options, quiet)
+    if options.given:
+        raise DataError(f"{options.given[0]} is for a pass over rows, and these are saved crossproducts: leave it out")
+    return add_saved(data)
+
+
+def add_saved(data: Sequence[str]) -> CrossProducts:
+    """The sum of saved crossproducts."""
     from bigmm.addition import add
-    from bigmm.storage import load_crossproducts
+    from bigmm.crossproducts import CrossProducts
+    from bigmm.storage import load
 
-    return add([load_crossproducts(path) for path in data])
+    return add([cp for cp in map(load, data) if isinstance(cp, CrossProducts)])
 
 
-def reduce_rows(formula: str, data: Sequence[str], options: PassOptions, quiet: bool) -> CrossProducts:
+def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool) -> CrossProducts:
     """Crossproducts of rows, with progress."""
     from bigmm.reduction.reduce import reduce
 
@@ -88,7 +104,7 @@ def reduce_rows(formula: str, data: Sequence[str], options: PassOptions, quiet: 
             client=client,
             progress=current.update,
         )
-        current.finish(f"{cp.rows.read:,} rows read, {cp.rows.used:,} used,")
+        current.finish(f"{cp.rows.used:,} of {cp.rows.read:,} rows used")
     return cp
 
 
@@ -100,7 +116,7 @@ def describe(cp: CrossProducts) -> str:
     lines |= {f"  missing {name}": f"{count:,}" for name, count in cp.rows.missing.items()}
     lines |= {"raw columns of X": f"{len(cp.columns):,}"}
     lines |= {f"levels of {group.name}": f"{len(group.levels):,}" for group in cp.groups}
-    lines |= {"bytes": f"{cp.nbytes:,}"}
+    lines |= {"memory": f"{cp.nbytes / 1e6:,.1f} MB"}
     return _aligned(lines)
 
 

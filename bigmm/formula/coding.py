@@ -96,6 +96,29 @@ def code_terms(
     return Coding(tuple(names), np.column_stack(coded) if coded else np.zeros((len(columns), 0)))
 
 
+def check_contrasts(contrasts: Mapping[str, ContrastChoice], terms: Sequence[Term], kinds: Mapping[str, ColumnKind] | None = None) -> None:
+    """Refuse contrasts that would do nothing, because the terms have no such category.
+
+    Parameters
+    ----------
+    contrasts : dict
+        ``{column: contrast}``.
+    terms : sequence of Term
+        The fixed part that they are for.
+    kinds : dict, optional
+        Kinds of the data's columns; without it any column of the terms may be a category.
+
+    Raises
+    ------
+    ModelError
+    """
+    factors = {factor for term in terms for factor in term if kinds is None or is_category(factor, kinds)}
+    known = {name for factor in factors for name in (*factor.names, factor.text)}
+    for name in contrasts:
+        if name not in known:
+            raise ModelError(f"contrasts for {name!r}, which is no category of the fixed part: it has {', '.join(sorted(known)) or 'none'}")
+
+
 def ordered_levels(name: str, columns: tuple[Column, ...], categories: Mapping[str, tuple[Level, ...]]) -> list[Level]:
     """Levels of a categorical column that occur, in their declared order or sorted by value."""
     present = {level for column in columns for category, level in column.cell if category == name}
@@ -136,21 +159,21 @@ def _coded_factor(factor: Expression, levels: list[Level], reduced: bool, contra
         found = f"one level ({levels[0]!r})" if levels else "no level"
         raise ModelError(f"{factor.text!r} has {found}: contrasts need two or more; leave it out of the formula")
     choice = contrasts.get(factor.names[0], contrasts.get(factor.text, factor.contrast or "treatment"))
-    matrix, kind = _contrast_matrix(choice, len(levels), factor.text)
+    matrix, kind = _contrast_matrix(choice, levels, factor.text)
     return _CodedFactor(tuple(factor.text + suffix for suffix in _suffixes(kind, levels, matrix)), matrix)
 
 
-def _contrast_matrix(choice: ContrastChoice, count: int, name: str) -> tuple[Array, str]:
+def _contrast_matrix(choice: ContrastChoice, levels: list[Level], name: str) -> tuple[Array, str]:
     """Contrast matrix, shape (levels, columns), and its kind."""
+    count = len(levels)
     if isinstance(choice, str):
         if choice.removeprefix("contr.") not in _BY_NAME:
             raise ModelError(f"unknown contrast {choice!r} for {name!r}: expected one of {', '.join(CONTRASTS)}, or a matrix")
         kind = choice.removeprefix("contr.")
-        return _matrix(_BY_NAME[kind](), count), kind
+        return _matrix(_BY_NAME[kind](), levels, name), kind
     if isinstance(choice, fc.Contrasts):
         kind = next((key for key, value in _BY_NAME.items() if type(choice) is value), "custom")
-        plain = kind == "treatment" and getattr(choice, "base", None) not in (None, fc.UNSET)
-        return _matrix(choice, count), "custom" if plain else kind
+        return _matrix(choice, levels, name), kind
     matrix = np.asarray(choice, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != count or matrix.shape[1] >= count:
         raise ModelError(
@@ -159,14 +182,17 @@ def _contrast_matrix(choice: ContrastChoice, count: int, name: str) -> tuple[Arr
     return matrix, "custom"
 
 
-def _matrix(contrast: fc.Contrasts, count: int) -> Array:
-    return np.asarray(contrast.get_coding_matrix(list(range(count)), reduced_rank=True), dtype=np.float64)
+def _matrix(contrast: fc.Contrasts, levels: list[Level], name: str) -> Array:
+    try:
+        return np.asarray(contrast.get_coding_matrix(levels, reduced_rank=True), dtype=np.float64)
+    except ValueError as error:  # a base that is no level, a matrix or scores of another length
+        raise ModelError(f"contrasts {contrast!r} do not fit {name!r} with levels {', '.join(map(repr, levels))}: {error}") from None
 
 
 def _suffixes(kind: str, levels: list[Level], matrix: Array) -> list[str]:
     """R's names of contrast columns: the level for treatment, .L .Q .C ^4 for polynomials, else a number."""
     if kind == "treatment":
-        return [level_text(level) for level in levels[1:]]
+        return [level_text(level) for level, row in zip(levels, matrix, strict=True) if row.any()]  # all but the base
     count = matrix.shape[1]
     if kind == "poly":
         return [_POLY_NAMES[i] if i < len(_POLY_NAMES) else f"^{i + 1}" for i in range(count)]

@@ -7,7 +7,10 @@ below can be called, so that a formula from an untrusted hand can compute and do
 from __future__ import annotations
 
 import ast
+import keyword
+import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +40,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "tan": np.tan,
     "tanh": np.tanh,
 }
+#: Nested operations, at most; each costs Python some calls on its stack.
+_MAX_DEPTH = 100
+#: Characters of an expression that an error shows.
+_SHOWN = 60
 #: Their value at a row depends on other rows: chunk by chunk they would be silently wrong.
 STATEFUL = frozenset({"scale", "center", "standardize", "poly", "bs", "ns", "cr", "cs", "cc", "te", "spline", "lag", "rank", "cut"})
 FACTOR_CALLS = frozenset({"C", "factor", "as_factor"})
@@ -121,24 +128,40 @@ def parse_expression(text: str, formula: str | None = None, start: int = 0) -> E
         tree, aliases = _tree(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         offset = getattr(error, "offset", None) or 1
-        raise FormulaError(f"{bare!r} is not an expression that can be computed", formula, start + min(offset - 1, len(text) - 1)) from None
+        place = start + max(min(offset, len(text)) - 1, 0)
+        raise FormulaError(f"{_short(bare)!r} is not an expression that can be computed", formula, place) from None
+    if _depth(tree) > _MAX_DEPTH:
+        raise FormulaError(f"{_short(bare)!r} is nested deeper than {_MAX_DEPTH} operations: compute the column before", formula, start)
     if isinstance(tree, ast.Call) and _function_name(tree) in FACTOR_CALLS:
         return _factor(tree, aliases, formula, start)
     _check(tree, formula, start)
     return Expression(_deparse(tree, aliases), tuple(dict.fromkeys(aliases.values())))
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def _depth(tree: ast.AST) -> int:
+    depth, level = 0, [tree]
+    while level:
+        depth += 1
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
+
+
 def _tree(text: str) -> tuple[ast.expr, dict[str, str]]:
     """Syntax tree of R's arithmetic, and {identifier in the tree: column name}.
 
-    R's ``^`` is Python's ``**``; names in backticks and names with dots become plain identifiers.
+    R's ``^`` is Python's ``**``; names in backticks, names with dots and Python's keywords become plain identifiers.
     """
     quoted: dict[str, str] = {}
 
     def alias(match: re.Match[str]) -> str:
-        name = match.group().strip("`")
-        if (match.end() < len(text) and text[match.end()] == "(") or name.isidentifier() or name.startswith(("np.", "numpy.", "contr.")):
-            return match.group()
+        found, name = match.group(), match.group().strip("`")
+        called = text[match.end() : match.end() + 1] == "("
+        if found == name and (called or _is_plain(name) or name.startswith(("np.", "numpy.", "contr."))):
+            return name
         return quoted.setdefault(name, f"_column_{len(quoted)}")
 
     # Text in quotes is left as it is: it can name a base level.
@@ -149,6 +172,12 @@ def _tree(text: str) -> tuple[ast.expr, dict[str, str]]:
     modules = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called | modules]
     return tree, {name: spelled.get(name, name) for name in names}
+
+
+def _is_plain(name: str) -> bool:
+    """Whether Python's parser reads the name as it is, and it cannot be taken for an alias."""
+    own = keyword.iskeyword(name) or name.startswith("_column_")
+    return name.isidentifier() and not own and unicodedata.normalize("NFKC", name) == name
 
 
 def _function_name(call: ast.Call) -> str:
@@ -163,8 +192,11 @@ def _check(node: ast.expr, formula: str | None, start: int) -> None:
         return FormulaError(message, formula, start)
 
     match node:
-        case ast.Name() | ast.Constant(value=bool() | int() | float()):
+        case ast.Name():
             return
+        case ast.Constant(value=int() | float() as value):
+            if not _is_finite(value):
+                raise refuse("a number that is too large for double precision")
         case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
             _check(operand, formula, start)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
@@ -179,6 +211,13 @@ def _check(node: ast.expr, formula: str | None, start: int) -> None:
             raise refuse(_unknown_call(_function_name(node)))
         case _:
             raise refuse(f"{ast.unparse(node)!r} is not arithmetic on columns: use + - * / ^, comparisons and {_known()}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def _known() -> str:
@@ -203,7 +242,7 @@ def _factor(call: ast.Call, aliases: dict[str, str], formula: str | None, start:
     column = aliases[call.args[0].id]
     contrast = None
     if len(call.args) == 2:
-        contrast = ast.unparse(call.args[1]).removeprefix("contr.").removesuffix("()")
+        contrast = ast.unparse(call.args[1]).strip("'\"").removeprefix("contr.").removesuffix("()")
         if contrast not in CONTRASTS:
             known = ", ".join(f"contr.{name}" for name in CONTRASTS)
             raise FormulaError(f"unknown contrast {ast.unparse(call.args[1])!r}: expected one of {known}", formula, start)
@@ -212,19 +251,36 @@ def _factor(call: ast.Call, aliases: dict[str, str], formula: str | None, start:
 
 
 def _deparse(tree: ast.expr, aliases: dict[str, str]) -> str:
-    """The expression as R prints it: spaces around operators, none around ``^``."""
-    text = ast.unparse(tree).replace(" ** ", "^")
+    """The expression as R prints it: spaces around operators, none around ``^`` and ``/``."""
+    text = ast.unparse(_Numbers().visit(tree)).replace(" ** ", "^").replace(" / ", "/")
     for alias, name in aliases.items():
         if alias != name:
-            text = re.sub(rf"\b{re.escape(alias)}\b", f"`{name}`" if not re.fullmatch(r"[\w.]+", name) else name, text)
+            shown = name if re.fullmatch(r"[^\W\d][\w.]*", name) else f"`{name}`"
+            text = re.sub(rf"\b{re.escape(alias)}\b", lambda _, shown=shown: shown, text)  # type: ignore[misc]
     return text
+
+
+class _Numbers(ast.NodeTransformer):
+    """Numbers become names, so that they are written as R writes them."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.Name:
+        return ast.Name(_number(float(node.value)), ast.Load())  # type: ignore[arg-type]
+
+
+def _number(value: float) -> str:
+    """A number as R's deparse() writes it, fixed unless scientific is shorter; with all its digits, for it is read again."""
+    digits = next(d for d in range(17) if float(f"{value:.{d}e}") == value)
+    scientific = f"{value:.{digits}e}"
+    decimals = max(digits - int(scientific.partition("e")[2]), 0)
+    fixed = f"{value:.{decimals}f}"
+    return fixed if len(fixed) <= len(scientific) else scientific
 
 
 def _evaluate(node: ast.expr, columns: Mapping[str, Array]) -> Any:
     match node:
         case ast.Name(id=name):
             return columns[name]
-        case ast.Constant(value=bool() | int() | float() as value):
+        case ast.Constant(value=int() | float() as value):
             return float(value)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return np.negative(_evaluate(operand, columns))

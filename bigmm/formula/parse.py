@@ -1,11 +1,11 @@
-"""lme4's formula grammar: the bars, slashes and tildes here, the algebra of the terms by formulaic."""
+"""lme4's formula grammar: the bars, slashes and tildes; the algebra of the terms is `bigmm.formula.algebra`'s."""
 
 from __future__ import annotations
 
-import formulaic
-import formulaic.errors
+import itertools
 
 from bigmm.errors import FormulaError
+from bigmm.formula.algebra import expand
 from bigmm.formula.expression import Expression, parse_expression
 from bigmm.formula.scan import Token, check_algebra, scan
 from bigmm.formula.terms import Formula, RandomEffectsTerm, Term
@@ -32,7 +32,7 @@ def parse_formula(text: str) -> Formula:
     ----------
     Bates, Maechler, Bolker and Walker (2015), "Fitting linear mixed-effects models using lme4", JSS 67(1), table 2.
     """
-    if not text.strip():
+    if not _is_text(text):
         raise FormulaError(f"a formula is text such as 'y ~ x + (1 | g)', found {text!r}")
     tokens = scan(text)
     left, right = _sides(tokens, text)
@@ -48,8 +48,12 @@ def parse_formula(text: str) -> Formula:
         raise FormulaError(
             "no random-effects term: add one, for example (1 | group), or use a linear-model program", text, len(text.rstrip()) - 1
         )
-    terms, offsets = _split_offsets(_terms(_joined(fixed), text))
+    terms, offsets = _split_offsets(_terms(_joined(fixed), text), text)
     return Formula(text, _response(left, text), terms, tuple(random), offsets)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _sides(tokens: list[Token], text: str) -> tuple[list[Token], list[Token]]:
@@ -78,13 +82,13 @@ def _response(tokens: list[Token], text: str) -> Expression:
 
 
 def _addends(tokens: list[Token]) -> list[list[Token]]:
-    """Pieces between the '+' signs outside parentheses."""
+    """Pieces between the '+' and '-' signs outside parentheses; a piece keeps the '-' before it."""
     pieces: list[list[Token]] = [[]]
     depth = 0
     for token in tokens:
         depth += {"open": 1, "close": -1}.get(token.kind, 0)
-        if token.text == "+" and depth == 0:
-            pieces.append([])
+        if token.text in ("+", "-") and depth == 0:
+            pieces.append([token] if token.text == "-" else [])
         else:
             pieces[-1].append(token)
     return [piece for piece in pieces if piece]
@@ -98,7 +102,9 @@ def _random_effects(piece: list[Token], text: str) -> list[RandomEffectsTerm]:
     """``(terms | group)`` as one term or, for ``||`` and ``/``, as several."""
     bars = [index for index, token in enumerate(piece) if token.text in _BARS]
     bar = piece[bars[0]]
-    if piece[0].kind != "open" or piece[-1].kind != "close" or _depth_at(piece, bars[0]) != 1:
+    if piece[0].text == "-":
+        raise FormulaError("a random-effects term cannot be subtracted: leave it out", text, piece[0].start)
+    if not _is_enclosed(piece) or _depth_at(piece, bars[0]) != 1:
         raise FormulaError("a bar outside its own parentheses: write a random-effects term as + (terms | group)", text, bar.start)
     if len(bars) > 1:
         raise FormulaError("a second bar in one random-effects term", text, piece[bars[1]].start)
@@ -106,11 +112,16 @@ def _random_effects(piece: list[Token], text: str) -> list[RandomEffectsTerm]:
     terms = _terms(left, text)
     if not terms:
         raise FormulaError("no column on the left of the bar: write (1 | g) or (0 + x | g)", text, left[0].start)
-    offsets = _split_offsets(terms)[1]
-    if offsets:
+    if any(isinstance(factor, _Offset) for term in terms for factor in term):
         raise FormulaError("an offset belongs to the fixed part", text, left[0].start)
     sides = [(term,) for term in terms] if bar.text == "||" else [terms]
     return [RandomEffectsTerm(side, group) for group in _groups(right, text) for side in sides]
+
+
+def _is_enclosed(piece: list[Token]) -> bool:
+    """Whether the first parenthesis closes with the last token, and not before."""
+    depths = list(itertools.accumulate({"open": 1, "close": -1}.get(token.kind, 0) for token in piece))
+    return piece[0].kind == "open" and depths[-1] == 0 and min(depths[:-1]) > 0
 
 
 def _depth_at(tokens: list[Token], index: int) -> int:
@@ -120,8 +131,12 @@ def _depth_at(tokens: list[Token], index: int) -> int:
 def _groups(tokens: list[Token], text: str) -> list[tuple[str, ...]]:
     """Factors on the right of a bar; ``a/b`` is ``b:a`` and ``a``, the finest first, named as lme4 names them."""
     nested: list[tuple[str, ...]] = [()]
+    depth = 0
     expected = "expected names joined by ':' or '/', for example (1 | school/class)"
     for token in tokens:
+        depth += {"open": 1, "close": -1}.get(token.kind, 0)
+        if token.text == "/" and depth:
+            raise FormulaError("a '/' inside parentheses on the right of a bar: write (1 | a/b) or (1 | a/b/c)", text, token.start)
         if token.text == "/":
             nested.append(())
         elif token.kind == "name":
@@ -129,8 +144,8 @@ def _groups(tokens: list[Token], text: str) -> list[tuple[str, ...]]:
         elif token.text != ":" and token.kind not in ("open", "close"):
             raise FormulaError(f"{token.text!r} on the right of a bar: {expected}", text, token.start)
     groups = []
-    for depth in range(len(nested), 0, -1):
-        names = [name for part in reversed(nested[:depth]) for name in part]
+    for level in range(len(nested), 0, -1):
+        names = [name for part in reversed(nested[:level]) for name in part]
         groups.append(tuple(dict.fromkeys(names)))
     return groups
 
@@ -140,54 +155,41 @@ def _joined(pieces: list[list[Token]]) -> list[Token]:
     plus = Token("operator", "+", 0)
     joined: list[Token] = []
     for piece in pieces:
-        joined += [plus, *piece] if joined else piece
+        joined += [plus, *piece] if joined and piece[0].text != "-" else piece
     return joined
 
 
 def _terms(tokens: list[Token], text: str) -> tuple[Term, ...]:
-    """The terms of a linear predictor, expanded by formulaic; an empty side has only the intercept.
+    """The terms of a linear predictor; an empty side has only the intercept.
 
-    Each operand goes to formulaic under a name of its own, so that what the user wrote never meets its evaluator.
+    Factors stand in a term in the order in which the side first names them, as in R: ``z + x:z`` has the term ``z:x``.
     """
-    operands: dict[str, Expression] = {}
-    words: list[str] = []
-    for token in tokens:
-        words.append(_operand(token, operands, text) if token.kind in ("name", "call") else _literal(token, text))
-    try:
-        expanded = formulaic.Formula(" ".join(words) or "1")
-    except formulaic.errors.FormulaicError as error:
-        message = str(error).splitlines()[0]
-        raise FormulaError(f"terms that cannot be expanded: {message}", text, tokens[0].start) from None
-    return tuple(_term([factor.expr for factor in term.factors], operands) for term in expanded)
+    operands: dict[Expression, int] = {}
+    intercept, terms = expand(tokens, lambda token: operands.setdefault(_operand(token, text), len(operands)), text)
+    factors = list(operands)
+    return (((),) if intercept else ()) + tuple(tuple(factors[place] for place in term) for term in terms)
 
 
-def _operand(token: Token, operands: dict[str, Expression], text: str) -> str:
+def _operand(token: Token, text: str) -> Expression:
     source = token.text
-    if source.startswith("offset("):
-        inner = parse_expression(source[len("offset(") : -1], text, token.start + len("offset("))
-        expression = Expression(f"offset({inner.text})", inner.names)
-    else:
-        expression = parse_expression(source, text, token.start)
-    alias = next((known for known, other in operands.items() if other == expression), f"operand{len(operands)}")
-    operands[alias] = expression
-    return alias
+    if not source.startswith("offset("):
+        return parse_expression(source, text, token.start)
+    inner = parse_expression(source[len("offset(") : -1], text, token.start + len("offset("))
+    if inner.categorical:
+        raise FormulaError("an offset is a numeric column or arithmetic on columns", text, token.start)
+    return _Offset(inner.text, inner.names)
 
 
-def _literal(token: Token, text: str) -> str:
-    if token.kind == "number" and token.text not in ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"):
-        raise FormulaError(
-            f"the number {token.text} cannot stand as a term: 0 and 1 control the intercept, I(...) holds arithmetic", text, token.start
-        )
-    return token.text
+class _Offset(Expression):
+    """An expression inside ``offset()``."""
+
+    __slots__ = ()
 
 
-def _term(factors: list[str], operands: dict[str, Expression]) -> Term:
-    return tuple(operands[factor] for factor in factors if factor != "1")
-
-
-def _split_offsets(terms: tuple[Term, ...]) -> tuple[tuple[Term, ...], tuple[Expression, ...]]:
+def _split_offsets(terms: tuple[Term, ...], text: str) -> tuple[tuple[Term, ...], tuple[Expression, ...]]:
     """Offset terms apart from the others."""
-    found = [term[0] for term in terms if len(term) == 1 and term[0].text.startswith("offset(")]
-    rest = tuple(term for term in terms if not any(factor.text.startswith("offset(") for factor in term))
-    inner = tuple(parse_expression(factor.text[len("offset(") : -1]) for factor in found)
-    return rest, inner
+    holding = [term for term in terms if any(isinstance(factor, _Offset) for factor in term)]
+    rest = tuple(term for term in terms if term not in holding)
+    if any(len(term) > 1 for term in holding):
+        raise FormulaError("an offset stands alone, not in an interaction: write + offset(x)", text, text.index("offset("))
+    return rest, tuple(Expression(offset.text, offset.names) for (offset,) in holding)

@@ -165,8 +165,12 @@ class LinearMixedModelFit:
     @property
     def ngroups(self) -> dict[str, int]:
         """Levels of each grouping factor, in the order of theta."""
-        order = dict.fromkeys(term.group for term in self.covariance.terms)
-        return {self.groups[g].name: len(self.groups[g].levels) for g in order}
+        return {self.groups[g].name: len(self.groups[g].levels) for g in self._order}
+
+    @property
+    def _order(self) -> tuple[int, ...]:
+        """Positions of the grouping factors in the order of theta, lme4's."""
+        return tuple(dict.fromkeys(term.group for term in self.covariance.terms))
 
     def template(self, index: int) -> Array:
         """Sigma T of one random-effects term, shape (k, k)."""
@@ -195,7 +199,7 @@ class LinearMixedModelFit:
 
         Levels stand in their declared order or sorted by value; those of combined factors are a MultiIndex.
         """
-        return {group.name: _table(group, group.b, self.design) for group in self.groups}
+        return {self.groups[g].name: _table(self.groups[g], self.groups[g].b, self.design) for g in self._order}
 
     def condvar(self) -> dict[str, dict[str, Array]]:
         """Conditional variances of the random effects given y and beta, lme4's ``postVar``.
@@ -212,7 +216,8 @@ class LinearMixedModelFit:
             For a fit that was loaded from disk: it has no crossproducts.
         """
         out: dict[str, dict[str, Any]] = {}
-        for group, variances in zip(self.groups, self._conditional_variances, strict=True):
+        for g in self._order:
+            group, variances = self.groups[g], self._conditional_variances[g]
             order = level_order(group, self.design)
             out[group.name] = {"levels": _index(group)[order], "names": group.coef_names, "vcov": variances[order]}
         return out

@@ -65,7 +65,7 @@ def _correlation_rows(T: Array) -> list[str]:
     cov = T @ T.T
     sd = np.sqrt(np.diag(cov))
     with np.errstate(invalid="ignore", divide="ignore"):
-        corr = cov / np.outer(sd, sd)
+        corr = np.round(cov / np.outer(sd, sd), 2) + 0.0  # no -0.00
     return [" ".join("  NaN" if math.isnan(c) else f"{c:5.2f}" for c in corr[i, :i]) for i in range(len(T))]
 
 
@@ -89,9 +89,10 @@ def _correlations(fit: LinearMixedModelFit) -> str:
     if p < 2 or p > _MAX_CORRELATIONS:
         return ""
     sd = fit.stderr.to_numpy()
-    corr = fit.vcov_beta / np.outer(sd, sd)
-    rows = [["", *(abbreviate(name, 6) for name in fit.coef_names[:-1])]]
-    rows += [[abbreviate(fit.coef_names[i], 11), *(f"{corr[i, j]:.3f}" for j in range(i)), *[""] * (p - 1 - i)] for i in range(1, p)]
+    corr = np.round(fit.vcov_beta / np.outer(sd, sd), 3) + 0.0  # no -0.000
+    names, heads = abbreviate(fit.coef_names, 11), abbreviate(fit.coef_names, 6)
+    rows = [["", *heads[:-1]]]
+    rows += [[names[i], *(f"{corr[i, j]:.3f}" for j in range(i)), *[""] * (p - 1 - i)] for i in range(1, p)]
     return "Correlation of Fixed Effects:\n" + _columns(rows, numbers_from=1, indent="") + "\n"
 
 
@@ -114,6 +115,7 @@ def _notes(fit: LinearMixedModelFit) -> str:
 
 def format_numbers(values: Array, digits: int = _DIGITS) -> list[str]:
     """Numbers with common decimals, so that each shows `digits` significant ones where it needs them: R's format()."""
+    values = values + 0.0  # no -0.000
     finite = [float(v) for v in values if math.isfinite(v)]
     decimals = max((_decimals(v, digits) for v in finite), default=0)
     fixed = [f"{v:.{decimals}f}" for v in values]
@@ -121,7 +123,7 @@ def format_numbers(values: Array, digits: int = _DIGITS) -> list[str]:
     scientific = [f"{v:.{significant - 1}e}" for v in values]
     cells = fixed if max(map(len, fixed), default=0) <= max(map(len, scientific), default=0) else scientific
     width = max(map(len, cells), default=0)
-    return [cell.rjust(width) for cell in cells]
+    return [cell.replace("nan", "NaN").replace("inf", "Inf").rjust(width) for cell in cells]
 
 
 def _mantissa(value: float, digits: int) -> tuple[int, int]:
@@ -139,16 +141,35 @@ def _significant(value: float, digits: int) -> int:
     return max(_mantissa(value, digits)[0], 1)
 
 
-def abbreviate(name: str, length: int) -> str:
-    """Shorten a name as R's abbreviate(): lower-case vowels go first, then lower-case letters, both from the right."""
+def abbreviate(names: Sequence[str], length: int) -> list[str]:
+    """Shorten names as R's abbreviate(): those that would become equal keep more letters."""
+    names = [name.strip() for name in names]
+    distinct = list(dict.fromkeys(names))
+    short = {name: _shorten(name, length) for name in distinct}
+    while len(set(short.values())) < len(distinct):
+        length += 1
+        taken = list(short.values())
+        short |= {name: _shorten(name, length) for name in distinct if taken.count(short[name]) > 1}
+    return [short[name] for name in names]
+
+
+def _shorten(name: str, length: int) -> str:
+    """Drop lower-case vowels, then lower-case letters (first those that end a word), then anything; from the right.
+
+    The letter that starts a word stays. Spaces part words and go at the end when anything is dropped.
+    """
     letters = list(name)
-    for removable in ("aeiou", "abcdefghijklmnopqrstuvwxyz"):
-        for position in range(len(letters) - 1, 0, -1):
-            if len(letters) <= length:
+    if len(letters) <= length:
+        return "".join(letters)
+    lower = "abcdefghijklmnopqrstuvwxyz"
+    for removable, only_last in (("aeiou", True), ("aeiou", False), (lower, True), (lower, False), (None, False)):
+        for i in range(len(letters) - 1, 0, -1):
+            if len(letters) - letters.count(" ") <= length:
                 break
-            if letters[position] in removable and letters[position - 1] != " ":
-                del letters[position]
-    return "".join(letters)
+            starts, ends = letters[i - 1] == " ", i + 1 == len(letters) or letters[i + 1] == " "
+            if not starts and letters[i] != " " and (ends or not only_last) and (removable is None or letters[i] in removable):
+                del letters[i]
+    return "".join(letters).replace(" ", "")
 
 
 def _columns(rows: Sequence[Sequence[str]], numbers_from: int = 2, indent: str = " ") -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -25,6 +28,10 @@ _CONFIG = {
     "distributed.scheduler.allowed-failures": 30,
     "distributed.comm.retry.count": 3,
 }
+#: Of a local cluster: what goes wrong in a worker reaches the caller as an exception, and its log would say it again.
+_QUIET_WORKERS = {
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING": repr(dict.fromkeys(["distributed", "tornado", "tornado.application"], "critical"))
+}
 
 
 @contextlib.contextmanager
@@ -33,9 +40,10 @@ def connect(client: Any, *, small: bool) -> Iterator[Client | None]:
 
     Parameters
     ----------
-    client : None, Client, str or cluster
+    client : None, Client, str, cluster or int
         None takes the running client, if there is one; else nothing for small data, and a local cluster for the rest.
-        Text is a scheduler's address or the path of a scheduler file.
+        Text is a scheduler's address or the path of a scheduler file, a number the processes of a local cluster: 0 is
+        this process.
     small : bool
         The data need no cluster.
 
@@ -51,14 +59,16 @@ def connect(client: Any, *, small: bool) -> Iterator[Client | None]:
             return
     if isinstance(client, Client):
         yield _with_workers(client)
-    elif client is None:
-        with local_cluster() as started:
+    elif isinstance(client, int) and client == 0:
+        yield None
+    elif client is None or (isinstance(client, int) and client > 0):
+        with local_cluster(client) as started:
             yield started
     elif isinstance(client, str) or hasattr(client, "scheduler_address"):
         with _connected(client) as connected:
             yield _with_workers(connected)
     else:
-        raise ClusterError(f"client of type {type(client).__name__}: expected a Dask client, a cluster, or a scheduler's address")
+        raise ClusterError(f"client={client!r}: expected a Dask client, a cluster, a scheduler's address, or a number of processes")
 
 
 def _running() -> Client | None:
@@ -86,11 +96,35 @@ def local_cluster(workers: int | None = None) -> Iterator[Client]:
         raise ClusterError("a local cluster starts this script again in each worker: put the call under `if __name__ == '__main__':`")
     count = workers or len(os.sched_getaffinity(0))
     with (
-        dask.config.set(_CONFIG),
-        LocalCluster(n_workers=count, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None) as cluster,
+        dask.config.set({**_CONFIG, **_QUIET_WORKERS}),
+        _starting(count) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def _starting(count: int) -> LocalCluster:
+    """A local cluster whose processes never see Ctrl-C, which a terminal sends to all of them: this process closes them.
+
+    What is started meanwhile inherits the signals that are held back. multiprocessing's tracker lets them through again
+    when it starts, so that it has to start before.
+    """
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # without a dashboard it still listens, on 8787 and everywhere
+            silence_logs=logging.CRITICAL,
+        )
+    except (OSError, RuntimeError) as error:
+        raise ClusterError(f"a local cluster of {count} processes did not start ({_short(error)}): try fewer, or none") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -13,16 +13,16 @@ class Progress:
 
     Attributes
     ----------
-    stage : {"reduce", "optimize"}
+    stage : {"reduce", "optimize", "predict"}
     done : int
-        Chunks reduced, or evaluations made.
+        Chunks reduced or predicted, or evaluations made.
     total : int or None
         Chunks in all; None for a search, whose end is not known.
     objective : float or None
         The last objective of a search.
     """
 
-    stage: Literal["reduce", "optimize"]
+    stage: Literal["reduce", "optimize", "predict"]
     done: int
     total: int | None = None
     objective: float | None = None

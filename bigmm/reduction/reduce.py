@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
+import pandas as pd
 from distributed import Client
 
-from bigmm.columns import ColumnKind
+from bigmm.columns import ColumnKind, Level
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design, NaAction
 from bigmm.errors import DataError
@@ -52,9 +54,10 @@ def reduce(
         Column of a known part of the response.
     na_action : {"omit", "fail"}
         Drop and count incomplete rows, or refuse them.
-    client : Client, cluster or str, optional
-        A Dask client or cluster, or a scheduler's address. None finds the running client; without one, data in memory
-        and small files are reduced in this process, and larger data on a local cluster that is closed at the end.
+    client : Client, cluster, str or int, optional
+        A Dask client or cluster, a scheduler's address or file, or a number of processes to start here (0: this one
+        works alone). None finds the running client; without one, data in memory and small files are reduced in this
+        process, and larger data on a local cluster that is closed at the end.
     progress : callable, optional
         Called with a `Progress` now and then.
     storage_options : dict, optional
@@ -91,9 +94,15 @@ def _for_plan(design: Design, plan: Plan) -> Design:
     kinds: dict[str, ColumnKind] = {
         name: "category" if name in plan.categories else kind_of(plan.schema.field(name).type) for name in design.names
     }
-    found = replace(design, kinds=kinds, categories=dict(plan.categories))
+    categories = {name: tuple(map(_as_level, levels)) for name, levels in plan.categories.items()}
+    found = replace(design, kinds=kinds, categories=categories)
     found.check()
     return found
+
+
+def _as_level(category: Level) -> Level:
+    """A declared category as the passes' levels have it: dates are moments in time there."""
+    return pd.Timestamp(category) if isinstance(category, datetime.date) else category
 
 
 def _is_small(plan: Plan) -> bool:

@@ -10,14 +10,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 from sksparse.cholmod import CholmodNotPositiveDefiniteError, analyze
-from threadpoolctl import ThreadpoolController
 
 from bigmm.columns import Array
 from bigmm.solver.layout import Index
+from bigmm.solver.threads import blas_threads
 
 Ordering: TypeAlias = Literal["default", "natural", "amd", "metis", "nesdis", "colamd", "best"]
-#: Below this order a second BLAS thread costs more than it brings.
-_THREADED_ORDER = 2000
 
 
 class NotPositiveDefiniteError(ArithmeticError):
@@ -43,8 +41,7 @@ class SparseFactor:
         small = len(indices) < np.iinfo(np.int32).max
         kind: Any = np.int32 if small else np.int64
         self._matrix = sp.csc_matrix((np.ones(len(indices)), indices.astype(kind), indptr.astype(kind)), shape=(r, r))
-        self._threads = 1 if r < _THREADED_ORDER else None
-        self._controller = ThreadpoolController()
+        self._threads = blas_threads(r)
         mode = "simplicial" if simplicial else "auto"
         self._factor: Any = analyze(self._matrix, mode=mode, ordering_method=ordering, use_long=not small)
 
@@ -65,7 +62,7 @@ class SparseFactor:
         ------
         NotPositiveDefiniteError
         """
-        with self._controller.limit(limits=self._threads, user_api="blas"):
+        with self._threads():
             try:
                 self._factor.cholesky_inplace(self._matrix)
                 self._factor.D()
@@ -81,12 +78,12 @@ class SparseFactor:
 
         (``use_LDLt_decomposition=True``, the default, would turn a supernodal factor simplicial.)
         """
-        with self._controller.limit(limits=self._threads, user_api="blas"):
+        with self._threads():
             return np.asarray(self._factor.solve_L(self._factor.apply_P(b), use_LDLt_decomposition=False))
 
     def solve_Lt(self, b: Array) -> Array:
         """P' L^-T b."""
-        with self._controller.limit(limits=self._threads, user_api="blas"):
+        with self._threads():
             return np.asarray(self._factor.apply_Pt(self._factor.solve_Lt(b, use_LDLt_decomposition=False)))
 
     def L(self) -> sp.csc_matrix:

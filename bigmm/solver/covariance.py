@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ class TermCovariance:
         return len(self.names)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RelativeCovariance:
     """The map from theta to one template T_g for each grouping factor; Lambda repeats T_g once a level.
 
@@ -64,28 +65,21 @@ class RelativeCovariance:
     terms: tuple[TermCovariance, ...]
     sizes: tuple[int, ...]
 
-    @property
+    @cached_property
     def theta0(self) -> Array:
         """Start value: Lambda is the identity."""
         return np.concatenate([np.eye(term.size)[_lower(term.size)] for term in self.terms])
 
-    @property
+    @cached_property
     def lower(self) -> Array:
         """Lower bounds: 0 on the diagonals of T, minus infinity below them."""
         return np.where(self.theta0 == 1.0, 0.0, -np.inf)
 
-    def templates(self, theta: npt.ArrayLike) -> list[Array]:
-        """T_g of every grouping factor, shapes (k_g, k_g), lower triangular.
-
-        Raises
-        ------
-        ModelError
-            For a theta of the wrong length or outside its bounds.
-        """
-        values = self.check(theta)
+    def templates(self, theta: Array) -> list[Array]:
+        """T_g of every grouping factor, shapes (k_g, k_g), lower triangular; of a theta that was checked."""
         out = [np.zeros((size, size)) for size in self.sizes]
         for term in self.terms:
-            out[term.group][term.columns, term.columns] = self.template(term, values)
+            out[term.group][term.columns, term.columns] = self.template(term, theta)
         return out
 
     @staticmethod
@@ -115,7 +109,7 @@ class RelativeCovariance:
         earlier = [factors[:i].count(factor) for i, factor in enumerate(factors)]
         return tuple(factor + (f".{count}" if count else "") for factor, count in zip(factors, earlier, strict=True))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the entries of theta, as lme4's: ``Subject.(Intercept)``, ``Subject.Days.(Intercept)``."""
         names: list[str] = []

@@ -100,7 +100,7 @@ class Optimization:
 
 @dataclass(slots=True)
 class _Recorder:
-    """The objective as nlopt calls it: every call is kept, failures become the first value.
+    """The objective as a search calls it: every call is kept, failures become the first value.
 
     (Infinity would ruin the quadratic model that BOBYQA keeps.)
     """
@@ -110,18 +110,23 @@ class _Recorder:
     trace: list[tuple[Array, float]] = field(default_factory=list)
     failure: BaseException | None = None
 
-    def __call__(self, theta: Array, _gradient: object = None) -> float:
+    def __call__(self, theta: Array) -> float:
         try:
             value = self.function(theta)
         except NotPositiveDefiniteError:
             value = float("nan")
-        except BaseException as error:  # nlopt swallows what is raised inside it
-            self.failure = error
-            raise nlopt.ForcedStop from error
         self.trace.append((theta.copy(), value))
         if self.on_evaluation is not None:
             self.on_evaluation(len(self.trace), self.trace[-1][0], value)
         return value if np.isfinite(value) else self.trace[0][1]
+
+    def inside_nlopt(self, theta: Array, _gradient: object) -> float:
+        """The same for nlopt, which swallows what is raised inside it."""
+        try:
+            return self(theta)
+        except BaseException as error:
+            self.failure = error
+            raise nlopt.ForcedStop from error
 
     @property
     def best(self) -> tuple[Array, float]:
@@ -166,18 +171,18 @@ def minimize(
 
 def _search(recorder: _Recorder, start: Array, lower: Array, settings: Optimizer) -> tuple[str, bool]:
     optimizer = nlopt.opt(_METHODS[settings.method], len(start))
-    optimizer.set_min_objective(recorder)
+    optimizer.set_min_objective(recorder.inside_nlopt)
     optimizer.set_lower_bounds(lower)
     optimizer.set_ftol_rel(settings.ftol_rel)
     optimizer.set_xtol_abs(settings.xtol_abs)
     optimizer.set_maxeval(max(settings.maxeval - len(recorder.trace), 1))
     try:
         optimizer.optimize(start)
-    except nlopt.RoundoffLimited:
-        return "stopped by rounding", True
-    except nlopt.ForcedStop:
-        if recorder.failure is not None:
+    except (nlopt.ForcedStop, nlopt.RoundoffLimited, SystemError) as error:
+        if recorder.failure is not None:  # after its last step BOBYQA does not heed a stop: SystemError
             raise recorder.failure from None
+        if isinstance(error, nlopt.RoundoffLimited):
+            return "stopped by rounding", True
         raise
     code = optimizer.last_optimize_result()
     return _REASONS.get(code, f"nlopt code {code}"), code in (nlopt.SUCCESS, nlopt.FTOL_REACHED, nlopt.XTOL_REACHED)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +22,7 @@ from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering, SparseFactor
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.layout import Layout, Leaves, lay_out
+from bigmm.solver.threads import loop_threads, looping
 
 #: Right-hand sides that are solved for at once; bounds the memory of conditional variances.
 _BATCH = 256
@@ -107,7 +107,7 @@ class PenalizedLeastSquares:
         self.factor = SparseFactor(root.indptr, root.indices, ordering, simplicial=simplicial) if root.r else None
         self._reduced = np.empty(len(root.indices))
         self._border = np.empty((root.r, width))
-        self._workers = numba.get_num_threads()
+        self._workers = loop_threads(self._work())
         if (found := self.layout.leaves) is not None:
             q, k = found.ZtZ.shape[:2]
             self._V = np.zeros((q, k, k))
@@ -126,6 +126,17 @@ class PenalizedLeastSquares:
             When rounding has left no positive definite matrix.
         """
         values = self.covariance.check(theta)
+        with looping(self._workers):
+            return self._evaluate(values)
+
+    def _work(self) -> float:
+        """Multiplications in the loops over leaves: for each pair of a leaf's root columns, k."""
+        if self.layout.leaves is None:
+            return 0.0
+        lengths = np.diff(self.layout.leaves.indptr).astype(np.float64)
+        return float((lengths**2).sum() / 2 * self.layout.leaves.ZtZ.shape[1])
+
+    def _evaluate(self, values: Array) -> Evaluation:
         templates = self.covariance.templates(values)
         logdet = 0.0
         rest = self.blocks.XytXy.copy()

@@ -14,7 +14,7 @@ from bigmm.columns import Array, expansion
 from bigmm.columns import Column as RawColumn
 from bigmm.crossproducts import CrossProducts, GroupProducts
 from bigmm.errors import LabelError, ModelError
-from bigmm.formula.coding import Coding, ContrastChoice, code_terms
+from bigmm.formula.coding import Coding, ContrastChoice, check_contrasts, code_terms
 from bigmm.formula.terms import Formula, RandomEffectsTerm
 from bigmm.solver.blocks import GroupBlocks, ModelBlocks, PairBlocks
 from bigmm.solver.covariance import RelativeCovariance, TermCovariance, lme4_order
@@ -85,9 +85,11 @@ def select(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Contrast
     LabelError
         When the formula asks for columns, factors or a response that were not collected.
     ModelError
-        When the data cannot identify the model: too few rows or levels, a constant response.
+        When the data cannot identify the model: too few rows or levels, a constant response; for contrasts of what is
+        no category.
     """
     _check_collected(cp, formula)
+    check_contrasts(contrasts or {}, cp.design.formula.fixed, cp.design.kinds)
     fixed = _fixed_part(cp, formula, contrasts)
     names = list(dict.fromkeys(term.group for term in formula.random))
     groups = tuple(_find_group(cp, name) for name in names)

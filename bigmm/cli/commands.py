@@ -1,0 +1,248 @@
+"""The commands: each checks what it was asked for, calls the library, prints the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+import bigmm
+from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, hush_cluster, is_verbose, verbose_option
+from bigmm.cli.options import data_options, examples, quiet_option, read_contrast, read_theta
+from bigmm.cli.progress import stage
+from bigmm.cli.rows import SAME_FORMULA, PassOptions, add_saved, are_saved, crossproducts_of, describe
+from bigmm.errors import DataError
+from bigmm.reduction.progress import Progress
+
+if TYPE_CHECKING:
+    from bigmm.inference.fit import LinearMixedModelFit
+    from bigmm.solver.model import LinearMixedModel
+    from bigmm.solver.optimize import Optimizer
+
+
+@click.group(
+    cls=Application,
+    params=[verbose_option()],
+    no_args_is_help=False,  # an error of one line, as every other
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        'bigmm fit "y ~ service + (1|s) + (1|d)" ratings/*.parquet --out ratings.fit',
+        'bigmm reduce "y ~ service + (1|s) + (1|d)" ratings/ --out ratings.cp',
+        'bigmm fit "y ~ 1 + (1|s) + (1|d)" ratings.cp --ml',
+        "bigmm predict ratings.fit new.parquet --out predicted.parquet",
+    )
+    + EXIT_CODES,
+)
+@click.version_option(bigmm.__version__, prog_name="bigmm", message="%(prog)s %(version)s")
+def main() -> None:
+    """Linear mixed models, those of R's lme4, for data of any size.
+
+    Results go to stdout, progress and errors to stderr.
+    """
+
+
+@main.command(
+    epilog=examples(
+        'bigmm fit "Reaction ~ Days + (Days|Subject)" sleepstudy.csv',
+        'bigmm fit "y ~ service + (1|s) + (1|d)" ratings/*.parquet --workers 8 --out ratings.fit',
+        "bigmm fit - monday.cp tuesday.cp",
+    )
+)
+@click.argument("formula")
+@click.argument("data", nargs=-1, required=True)
+@click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
+@data_options
+@click.option(
+    "--contrasts", type=read_contrast, multiple=True, metavar="COL=NAME", help="treatment, sum, helmert or poly; may be repeated."
+)
+@click.option("--start", type=read_theta, metavar="T1,T2,..", help="Theta to start from.")
+@click.option("--optimizer", default="bobyqa", show_default=True, metavar="NAME", help="Method of the search.")
+@click.option("--maxeval", type=click.IntRange(min=1), metavar="N", help="Evaluations of the objective at most.")
+@click.option("--out", metavar="DIR", help="Save the fit: JSON and Parquet.")
+@quiet_option
+def fit(
+    formula: str,
+    data: tuple[str, ...],
+    ml: bool,
+    contrasts: tuple[tuple[str, str], ...],
+    start: tuple[float, ...] | None,
+    optimizer: str,
+    maxeval: int | None,
+    out: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Fit a model and print its summary.
+
+    DATA: Parquet or CSV files, folders, globs or URLs; or directories of saved crossproducts, which are added up. With
+    saved crossproducts FORMULA is any model inside theirs, or - for the whole of it.
+
+    When the pass over the rows takes hours, run `bigmm reduce` first: every later fit needs only what it saves.
+    Exits with 3 when the search did not converge.
+    """
+    from bigmm.formula import parse_formula
+    from bigmm.formula.coding import check_contrasts
+    from bigmm.storage import check_target
+
+    settings = _settings(optimizer, maxeval)
+    if formula != SAME_FORMULA:
+        check_contrasts(dict(contrasts), parse_formula(formula).fixed)
+    if out is not None:
+        check_target(out, "fit")
+    cp = crossproducts_of(formula, data, PassOptions(**options), quiet)
+    model = cp.model(_asked(formula), reml=not ml, contrasts=dict(contrasts))
+    found = _search(model, start, settings, quiet)
+    try:
+        if out is not None:
+            found.save(out)
+    finally:
+        click.echo(found.summary())
+    if not found.converged:
+        raise click.exceptions.Exit(EXIT_NOT_CONVERGED)
+
+
+def _settings(method: str, maxeval: int | None) -> Optimizer:
+    from bigmm.solver.optimize import Optimizer
+
+    return Optimizer(method) if maxeval is None else Optimizer(method, maxeval=maxeval)
+
+
+def _asked(formula: str | None) -> str | None:
+    """The formula for the library, which takes None for that of the pass."""
+    return None if formula == SAME_FORMULA else formula
+
+
+def _search(model: LinearMixedModel, start: tuple[float, ...] | None, settings: Optimizer, quiet: bool) -> LinearMixedModelFit:
+    with stage("search for theta", quiet) as current:
+        found = model.fit(start, settings, lambda number, _, value: current.update(Progress("optimize", number, None, value)))
+        current.finish(f"objective {found.objective:.6f} after {found.nevals} evaluations")
+    return found
+
+
+@main.command(
+    epilog=examples(
+        'bigmm reduce "y ~ service * x + (1 + x|s) + (1|d)" ratings/ --out ratings.cp',
+        "bigmm reduce - monday.cp tuesday.cp --out both.cp",
+    )
+)
+@click.argument("formula")
+@click.argument("data", nargs=-1, required=True)
+@data_options
+@click.option("--out", required=True, metavar="DIR", help="Where to save the crossproducts.")
+@quiet_option
+def reduce(formula: str, data: tuple[str, ...], out: str, quiet: bool, **options: Any) -> None:
+    """Reduce rows to crossproducts and save them.
+
+    Prints what is inside: rows, missing values, levels, bytes.
+
+    DATA: Parquet or CSV files, folders, globs or URLs; or, with - as FORMULA, directories of saved crossproducts, which
+    are added up.
+    """
+    from bigmm.storage import check_target
+
+    check_target(out, "crossproducts")
+    if formula != SAME_FORMULA and are_saved(data):
+        raise DataError(f"saved crossproducts have their formula: write {SAME_FORMULA!r} to add them up, or `bigmm fit` for another model")
+    cp = crossproducts_of(formula, data, PassOptions(**options), quiet)
+    cp.save(out)
+    click.echo(describe(cp))
+
+
+@main.command(
+    epilog=examples(
+        "bigmm summary ratings.fit",
+    )
+)
+@click.argument("directory", metavar="DIR")
+def summary(directory: str) -> None:
+    """Print a saved fit, or what saved crossproducts hold."""
+    from bigmm.crossproducts import CrossProducts
+    from bigmm.storage import load
+
+    found = load(directory)
+    click.echo(describe(found) if isinstance(found, CrossProducts) else found.summary())
+
+
+@main.command(
+    epilog=examples(
+        "bigmm predict ratings.fit new/*.parquet --out predicted.parquet",
+        'bigmm predict ratings.fit new.csv --re-form "~(1|s)" --new-levels population --out predicted.parquet',
+    )
+)
+@click.argument("directory", metavar="FITDIR")
+@click.argument("data", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Parquet file to write.")
+@click.option("--population", is_flag=True, help="Leave out all random effects.")
+@click.option("--re-form", metavar='"~(1|g)"', help="Use these random-effects terms alone.")
+@click.option(
+    "--new-levels",
+    type=click.Choice(["error", "population"]),
+    default="error",
+    show_default=True,
+    help="Refuse levels that the fit has not seen, or predict them without their random effects.",
+)
+@quiet_option
+def predict(
+    directory: str,
+    data: tuple[str, ...],
+    out: Path,
+    population: bool,
+    re_form: str | None,
+    new_levels: Literal["error", "population"],
+    quiet: bool,
+) -> None:
+    """Predict the response for new rows.
+
+    Writes a Parquet file with one column, `prediction`: a value a row in the order of DATA, null where a column is missing.
+    """
+    from bigmm.cli.files import replacing, write_predictions
+    from bigmm.inference.predict import build_predictor
+    from bigmm.reduction.sources import plan_data
+
+    if population and re_form is not None:
+        raise click.UsageError("--population and --re-form exclude one another", click.get_current_context())
+    hush_cluster(is_verbose(click.get_current_context()))
+    predictor = build_predictor(_load_fit(directory), "~0" if population else re_form, new_levels)
+    plan = plan_data(list(data), predictor.names)
+    with replacing(out) as scratch, stage("predictions", quiet) as current:
+        rows = write_predictions(predictor, plan, scratch, current.update)
+        current.finish(f"{rows:,} rows predicted")
+
+
+def _load_fit(directory: str) -> LinearMixedModelFit:
+    from bigmm.crossproducts import CrossProducts
+    from bigmm.storage import load
+
+    found = load(directory)
+    if isinstance(found, CrossProducts):
+        raise DataError(f"{directory!r} holds crossproducts: expected a saved fit (bigmm fit - {directory} --out DIR)")
+    return found
+
+
+@main.command(
+    epilog=examples(
+        'bigmm plot-factor ratings.cp "y ~ 1 + (1|d) + (1|s)" --no-permute --out factor.png',
+    )
+)
+@click.argument("directory", metavar="CPDIR")
+@click.argument("formula", required=False)
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Picture to write: .png, .pdf or .svg.")
+@click.option("--theta", type=read_theta, metavar="T1,T2,..", help="Where to factor; the identity unless given.")
+@click.option("--no-permute", is_flag=True, help="Keep the formula's order instead of one that reduces fill-in.")
+def plot_factor(directory: str, formula: str | None, out: Path, theta: tuple[float, ...] | None, no_permute: bool) -> None:
+    """Draw the Cholesky factor of saved crossproducts.
+
+    Left Lambda'Z'Z Lambda + I, right its factor L.
+
+    FORMULA: a model inside that of the crossproducts; its grouping factors are laid out in the order of the text.
+    """
+    from bigmm.cli.files import replacing
+
+    if out.suffix not in (".png", ".pdf", ".svg"):
+        raise click.UsageError(f"--out {str(out)!r}: expected a name that ends in .png, .pdf or .svg", click.get_current_context())
+    if not are_saved([directory]):
+        raise DataError(f"{directory!r} holds no saved crossproducts: expected a directory that `bigmm reduce` has written")
+    figure = add_saved([directory]).plot_factor(_asked(formula), theta, permute=not no_permute)
+    with replacing(out) as scratch:
+        figure.savefig(scratch)

@@ -1,0 +1,44 @@
+"""How many threads an operation gets: two on a small one are slower than one, and wait for each other on a busy machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import numba
+from threadpoolctl import ThreadpoolController
+
+#: Matrices below this order are factored by one BLAS thread.
+_BLAS_ORDER = 3000
+#: Compiled loops with fewer multiplications than this run in one thread.
+_LOOP_WORK = 20_000_000
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    """The BLAS libraries of this process; looked for once, which takes milliseconds."""
+    return ThreadpoolController()
+
+
+def blas_threads(order: int) -> Callable[[], contextlib.AbstractContextManager[object]]:
+    """A context for BLAS calls on matrices of one order."""
+    if order >= _BLAS_ORDER:
+        return contextlib.nullcontext
+    return lambda: _controller().limit(limits=1, user_api="blas")
+
+
+def loop_threads(work: float) -> int:
+    """Threads for compiled loops with so many multiplications in all."""
+    return 1 if work < _LOOP_WORK else int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def looping(threads: int) -> Iterator[None]:
+    """A context in which compiled loops use so many threads."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

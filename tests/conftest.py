@@ -1,0 +1,28 @@
+"""Options and fixtures for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden text files anew instead of comparing with them")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with the file of this name in golden/ beside the test; ``--update-golden`` writes it."""
+
+    def check(name: str, text: str) -> None:
+        path = Path(request.path).parent / "golden" / f"{name}.txt"
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            pytest.skip(f"{path.name} written: look at the difference before it is committed")
+        assert path.exists(), f"no {path.name}: pytest --update-golden writes it"
+        assert text == path.read_text(encoding="utf-8")
+
+    return check

@@ -1,0 +1,511 @@
+"""The command line: what stands on stdout and stderr, exit codes, mistakes in one line, signals, real processes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+import bigmm
+from bigmm.cli import main
+
+DATA = Path(__file__).parent / "data"
+SLEEP = str(DATA / "sleepstudy.csv")
+FORMULA = "Reaction ~ Days + (Days | Subject)"
+ONE = "Reaction ~ Days + (1 | Subject)"
+#: REML criterion of lme4 for FORMULA.
+OBJECTIVE = "1743.6"
+#: A refused connection is tried again for 10 s.
+UNREACHABLE_SECONDS = 25
+
+# click 8.1 mixes the streams unless told otherwise; later ones never do.
+SEPARATE: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner(**SEPARATE).invoke(main, [str(arg) for arg in args])
+
+
+def run_well(*args: str | Path) -> Result:
+    result = run(*args)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def spawn(*args: str | Path, options: tuple[str, ...] = ("-W", "error")) -> subprocess.Popen[str]:
+    command = [sys.executable, *options, "-m", "bigmm", *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def sleep() -> pd.DataFrame:
+    return pd.read_csv(SLEEP, dtype={"Days": float})
+
+
+@pytest.fixture
+def crossproducts(tmp_path: Path) -> Path:
+    bigmm.reduce(FORMULA, SLEEP).save(tmp_path / "sleep.cp")
+    return tmp_path / "sleep.cp"
+
+
+@pytest.fixture
+def saved_fit(tmp_path: Path) -> Path:
+    bigmm.lmer(FORMULA, SLEEP).save(tmp_path / "sleep.fit")
+    return tmp_path / "sleep.fit"
+
+
+def write_parts(frame: pd.DataFrame, folder: Path, parts: int = 5) -> Path:
+    folder.mkdir()
+    for part, rows in enumerate(np.array_split(np.arange(len(frame)), parts)):
+        frame.iloc[rows].to_parquet(folder / f"part-{part}.parquet", index=False)
+    return folder
+
+
+# fit
+
+
+def test_fit_prints_the_summary_and_nothing_else() -> None:
+    result = run_well("fit", FORMULA, SLEEP)
+    assert result.stdout == bigmm.lmer(FORMULA, SLEEP).summary() + "\n"
+    lines = result.stderr.splitlines()
+    assert [line.split()[1] for line in lines] == ["pass", "180", "search", "objective"]
+    assert all(line.startswith("bigmm: ") for line in lines)
+
+
+def test_quiet_says_nothing() -> None:
+    assert run_well("fit", FORMULA, SLEEP, "--quiet").stderr == ""
+
+
+def test_fit_options_reach_the_library(tmp_path: Path) -> None:
+    formula = "y ~ x + f + (1 | g)"
+    data = str(tmp_path / "complete.parquet")
+    pd.read_csv(DATA / "simulated.csv").dropna().to_parquet(data)
+    run_well(
+        *("fit", formula, data, "--ml", "--weights", "w", "--offset", "o", "--contrasts", "f=contr.sum", "--workers", "0"),
+        *("--start", "0.5", "--optimizer", "neldermead", "--maxeval", "500", "--out", tmp_path / "m.fit"),
+    )
+    fit = bigmm.load(tmp_path / "m.fit")
+    settings = bigmm.Optimizer("neldermead", maxeval=500)
+    expected = bigmm.lmer(
+        formula, data, reml=False, weights="w", offset="o", contrasts={"f": "sum"}, start=[0.5], optimizer=settings, client=0
+    )
+    assert isinstance(fit, bigmm.LinearMixedModelFit)
+    assert not fit.reml
+    assert fit.optimization.settings == settings
+    pd.testing.assert_series_equal(fit.fixef, expected.fixef)
+    assert fit.objective == expected.objective
+
+
+def test_fit_saves(tmp_path: Path) -> None:
+    result = run_well("fit", FORMULA, SLEEP, "--out", tmp_path / "new" / "m.fit")
+    record = json.loads((tmp_path / "new" / "m.fit" / "estimates.json").read_text(encoding="utf-8"))
+    assert f"{record['objective']:.1f}" == OBJECTIVE
+    assert run_well("summary", tmp_path / "new" / "m.fit").stdout == result.stdout
+    run_well("fit", ONE, SLEEP, "--out", tmp_path / "new" / "m.fit")  # a fit may be replaced
+
+
+def test_target_is_checked_before_the_pass(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    for out in (tmp_path, tmp_path / "file", tmp_path / "file" / "m.fit"):
+        result = run("fit", FORMULA, SLEEP, "--out", out)
+        assert result.exit_code == 2
+        assert "choose another place" in result.stderr
+        assert "pass over" not in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_fit_that_does_not_converge(tmp_path: Path) -> None:
+    result = run("fit", FORMULA, SLEEP, "--maxeval", "4", "--out", tmp_path / "m.fit")
+    assert result.exit_code == 3
+    assert "NOT CONVERGED" in result.stdout
+    assert (tmp_path / "m.fit").is_dir()
+
+
+def test_fit_of_saved_crossproducts(crossproducts: Path) -> None:
+    assert run_well("fit", "-", crossproducts).stdout == run_well("fit", FORMULA, SLEEP).stdout
+    assert run_well("fit", ONE, crossproducts, "--ml").stdout == run_well("fit", ONE, SLEEP, "--ml").stdout
+
+
+def test_saved_crossproducts_add_up(tmp_path: Path, sleep: pd.DataFrame) -> None:
+    parts = [sleep.iloc[:70], sleep.iloc[70:]]
+    folders = [tmp_path / "a.cp", tmp_path / "b.cp"]
+    for part, folder in zip(parts, folders, strict=True):
+        bigmm.reduce(FORMULA, part).save(folder)
+    assert OBJECTIVE in run_well("fit", "-", *folders).stdout
+    assert "180" in run_well("reduce", "-", *folders, "--out", tmp_path / "both.cp").stdout
+    assert OBJECTIVE in run_well("fit", "-", tmp_path / "both.cp").stdout
+
+
+# reduce, summary
+
+
+def test_reduce_says_what_is_inside(tmp_path: Path, sleep: pd.DataFrame) -> None:
+    sleep.loc[[3, 5], "Days"] = np.nan
+    folder = write_parts(sleep, tmp_path / "parts")
+    result = run_well("reduce", FORMULA, folder, "--out", tmp_path / "sleep.cp")
+    found = dict(re.split(r"  +", line.strip()) for line in result.stdout.splitlines())
+    memory = found.pop("memory")
+    assert memory.endswith(" MB")
+    assert found == {
+        "formula": FORMULA,
+        "rows read": "180",
+        "rows used": "178",
+        "rows dropped": "2",
+        "missing Days": "2",
+        "raw columns of X": "2",
+        "levels of Subject": "18",
+    }
+    assert run_well("summary", tmp_path / "sleep.cp").stdout == result.stdout
+
+
+# predict
+
+
+def test_predict_in_the_order_of_the_data(tmp_path: Path, saved_fit: Path, sleep: pd.DataFrame) -> None:
+    sleep.loc[7, "Days"] = np.nan
+    folder = write_parts(sleep.drop(columns="Reaction"), tmp_path / "parts")
+    fit = bigmm.load(saved_fit)
+    assert isinstance(fit, bigmm.LinearMixedModelFit)
+    for options, re_form in (([], None), (["--population"], "~0"), (["--re-form", "~(Days|Subject)"], None)):
+        run_well("predict", saved_fit, folder, "--out", tmp_path / "p.parquet", *options)
+        table = pq.read_table(tmp_path / "p.parquet")
+        assert table.column_names == ["prediction"]
+        assert table.column(0).null_count == 1
+        np.testing.assert_array_equal(table.column(0).to_numpy(), fit.predict(sleep, re_form=re_form))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.parquet", "parts", "sleep.fit"]
+
+
+def test_predict_new_levels(tmp_path: Path, saved_fit: Path) -> None:
+    new = tmp_path / "new.parquet"
+    pd.DataFrame({"Days": [1.0, 2.0], "Subject": [308, 999]}).to_parquet(new)
+    out = tmp_path / "p.parquet"
+    result = run("predict", saved_fit, new, "--out", out)
+    assert result.exit_code == 2
+    assert "has not seen: 999" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.parquet", "sleep.fit"]  # nothing half written
+    run_well("predict", saved_fit, new, "--out", out, "--new-levels", "population")
+    assert pq.read_table(out).num_rows == 2
+
+
+def test_predict_of_the_intercept_alone(tmp_path: Path) -> None:
+    bigmm.lmer("Reaction ~ 1 + (1 | Subject)", SLEEP).save(tmp_path / "m.fit")
+    run_well("predict", tmp_path / "m.fit", SLEEP, "--population", "--out", tmp_path / "p.parquet")
+    assert pq.read_table(tmp_path / "p.parquet").num_rows == 180
+
+
+# plot-factor
+
+
+def test_plot_factor(tmp_path: Path, crossproducts: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "factor.png"
+    run_well("plot-factor", crossproducts, FORMULA, "--out", picture, "--no-permute", "--theta", "1,0.2,0.5")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    before = picture.stat().st_mtime_ns
+    assert run("plot-factor", crossproducts, "--out", picture, "--theta", "1").exit_code == 2
+    assert picture.stat().st_mtime_ns == before
+    run_well("plot-factor", crossproducts, "--out", tmp_path / "factor.svg")
+
+
+# Mistakes
+
+
+def saved_frame(name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], list[str]]:
+    """A fit of changed data: a copy of the sleep study in one Parquet file."""
+
+    def arguments(folder: Path) -> list[str]:
+        frame = pd.read_csv(SLEEP, dtype={"Days": float})
+        change(frame).to_parquet(folder / f"{name}.parquet", index=False)
+        return ["fit", ONE, str(folder / f"{name}.parquet")]
+
+    return arguments
+
+
+def with_value(column: str, value: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        frame.loc[100, column] = value
+        return frame
+
+    return change
+
+
+def with_weight(value: float) -> Callable[[Path], list[str]]:
+    arguments = saved_frame("weighted", lambda frame: with_value("w", value)(frame.assign(w=1.0)))
+    return lambda folder: [*arguments(folder), "--weights", "w"]
+
+
+def disagreeing(folder: Path) -> list[str]:
+    pd.DataFrame({"Reaction": [1.0], "Days": [1.0], "Subject": ["a"]}).to_parquet(folder / "a.parquet")
+    pd.DataFrame({"Reaction": [1.0], "Days": ["x"], "Subject": ["a"]}).to_parquet(folder / "b.parquet")
+    return ["fit", ONE, f"{folder}/*.parquet"]
+
+
+def not_parquet(folder: Path) -> list[str]:
+    (folder / "text.parquet").write_text("Reaction,Days\n1,2\n", encoding="utf-8")
+    return ["fit", ONE, str(folder / "text.parquet")]
+
+
+def occupied(folder: Path) -> list[str]:
+    (folder / "taken").mkdir()
+    (folder / "taken" / "notes.txt").write_text("mine", encoding="utf-8")
+    return ["reduce", ONE, SLEEP, "--out", str(folder / "taken")]
+
+
+def on_crossproducts(*args: str) -> Callable[[Path], list[str]]:
+    def arguments(folder: Path) -> list[str]:
+        bigmm.reduce(ONE, SLEEP).save(folder / "sleep.cp")
+        return [arg.replace("CP", str(folder / "sleep.cp")) for arg in args]
+
+    return arguments
+
+
+def plainly(*args: str) -> Callable[[Path], list[str]]:
+    return lambda folder: [arg.replace("DIR", str(folder)) for arg in args]
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
+    "unknown column": (plainly("fit", "Reaction ~ Dayz + (1|Subject)", SLEEP), "unknown column 'Dayz'; .* did you mean 'Days'"),
+    "syntax error": (plainly("fit", "Reaction ~ Days + (1|Subject", SLEEP), "never closed: .*\n  Reaction ~ Days .*\n {20}\\^$"),
+    "scale": (plainly("fit", "Reaction ~ scale(Days) + (1|Subject)", SLEEP), "scale.. depends on all rows .*\n.*\n {13}\\^$"),
+    "text response": (plainly("fit", "batch ~ 1 + (1|cask)", str(DATA / "pastes.csv")), "response 'batch' needs numbers"),
+    "infinite value": (saved_frame("infinite", with_value("Days", np.inf)), "1 infinite values of 'Days'"),
+    "no rows": (saved_frame("empty", lambda frame: frame.iloc[:0]), "expected at least one"),
+    "no complete row": (saved_frame("gaps", lambda frame: frame.assign(Days=np.nan)), "all 180 rows are incomplete"),
+    "incomplete rows refused": (
+        lambda folder: [*saved_frame("gap", with_value("Days", np.nan))(folder), "--na-action", "fail"],
+        "1 incomplete rows in .*na_action='omit'",
+    ),
+    "one level": (saved_frame("one", lambda frame: frame.assign(Subject="a")), "'Subject' has 1 level: "),
+    "a level a row": (saved_frame("many", lambda frame: frame.assign(Subject=[str(i) for i in frame.index])), "180 levels.* rows .180."),
+    "not Parquet": (not_parquet, "cannot read .*text.parquet': .*"),
+    "no file": (plainly("fit", ONE, "DIR/none.parquet"), "none.parquet' does not exist"),
+    "no match": (plainly("fit", ONE, "DIR/*.parquet"), "no file matches"),
+    "files disagree": (disagreeing, "files disagree: column 'Days' is double in .*a.parquet'? but string in .*b.parquet"),
+    "negative weight": (with_weight(-1.0), "weights in .* not positive .for example -1. in column 'w'"),
+    "missing weight": (with_weight(np.nan), "weights in .* missing, .* in column 'w'"),
+    "unknown weights": (plainly("fit", ONE, SLEEP, "--weights", "w"), "unknown column 'w'"),
+    "target taken": (occupied, "taken' exists and holds something else than saved crossproducts"),
+    "nothing saved": (plainly("summary", "DIR/none"), "none' does not exist"),
+    "something else saved": (plainly("summary", "DIR"), "holds neither crossproducts nor a fit"),
+    "predict without a fit": (plainly("predict", "DIR/none", SLEEP, "--out", "DIR/p.parquet"), "none' does not exist"),
+    "predict with crossproducts": (on_crossproducts("predict", "CP", SLEEP, "--out", "p.parquet"), "expected a saved fit"),
+    "start too long": (plainly("fit", ONE, SLEEP, "--start", "1,0,1"), "theta of shape .3,.: expected 1 values"),
+    "start of words": (plainly("fit", ONE, SLEEP, "--start", "1,x"), "'1,x', expected numbers"),
+    "unknown contrasts": (plainly("fit", ONE, SLEEP, "--contrasts", "Days=zork"), "expected COL=NAME with a name of treatment, sum"),
+    "contrasts of no column": (plainly("fit", ONE, SLEEP, "--contrasts", "f=sum"), "contrasts for 'f', which is no category"),
+    "contrasts of numbers": (plainly("fit", ONE, SLEEP, "--contrasts", "Days=sum"), "contrasts for 'Days', which is no category"),
+    "unknown optimizer": (plainly("fit", ONE, SLEEP, "--optimizer", "magic"), "unknown optimizer 'magic'"),
+    "column not collected": (on_crossproducts("fit", "Reaction ~ Days + x + (1|Subject)", "CP"), "nothing about column 'x'"),
+    "term not collected": (on_crossproducts("fit", FORMULA, "CP"), "do not hold the columns of 'Days'"),
+    "options of a pass": (on_crossproducts("fit", "-", "CP", "--offset", "o"), "--offset is for a pass over rows"),
+    "crossproducts and rows": (on_crossproducts("fit", "-", "CP", SLEEP), "expected the one or the other"),
+    "a formula for the sum": (on_crossproducts("reduce", ONE, "CP", "--out", "CP2"), "write '-' to add them up"),
+    "dash for rows": (plainly("fit", "-", SLEEP), "the formula '-' is for saved crossproducts"),
+    "two clusters": (plainly("fit", ONE, SLEEP, "--workers", "1", "--scheduler", "a:1"), "--scheduler and --workers exclude"),
+    "no scheduler file": (plainly("fit", ONE, SLEEP, "--scheduler", "DIR/s.json"), "no Dask scheduler answers at .*s.json'"),
+    "two kinds of prediction": (plainly("predict", "DIR", SLEEP, "--population", "--re-form", "~0", "--out", "p"), "exclude one another"),
+    "no folder for the picture": (on_crossproducts("plot-factor", "CP", "--out", "CP/none/p.png"), "cannot write .*p.png'"),
+    "unknown kind of picture": (on_crossproducts("plot-factor", "CP", "--out", "p.xyz"), "ends in .png, .pdf or .svg"),
+    "no command": (plainly(), "Missing command"),
+    "unknown command": (plainly("fitt"), "No such command 'fitt'.*"),
+    "unknown option": (plainly("fit", ONE, SLEEP, "--fast"), "--fast.*bigmm fit --help|--fast.*main fit --help"),
+    "no data": (plainly("fit", ONE), "Missing argument 'DATA...'"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes(case: str, tmp_path: Path) -> None:
+    arguments, text = MISTAKES[case]
+    result = run(*arguments(tmp_path))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    error = result.stderr[result.stderr.index("bigmm: error: ") :]
+    assert len(error.splitlines()) in (1, 3)  # a formula is shown and marked
+    assert re.search(text, error, re.MULTILINE), error
+
+
+def test_unreachable_scheduler() -> None:
+    started = time.monotonic()
+    code, out, err = finish(spawn("fit", ONE, SLEEP, "--scheduler", "tcp://127.0.0.1:9", "--quiet"), timeout=UNREACHABLE_SECONDS)
+    assert (code, out) == (2, "")
+    assert err.startswith("bigmm: error: no Dask scheduler answers at 'tcp://127.0.0.1:9'")
+    assert len(err.splitlines()) == 1
+    assert time.monotonic() - started < UNREACHABLE_SECONDS
+
+
+def test_unexpected_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: bigmm.CrossProducts, *args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr(bigmm.CrossProducts, "model", broken)
+    result = run("fit", ONE, SLEEP, "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr == "bigmm: error: unexpected ZeroDivisionError: by zero; run again with --verbose for the traceback\n"
+    for args in (("-v", "fit", ONE, SLEEP), ("fit", ONE, SLEEP, "-v")):
+        result = run(*args)
+        assert result.exit_code == 1
+        assert "in broken" in result.stderr
+        assert "bigmm.reduction" in result.stderr  # the log
+
+
+@pytest.mark.parametrize("where", ["search", "pass"])
+def test_interrupt(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    target = "bigmm.solver.model.LinearMixedModel.evaluate" if where == "search" else "bigmm.reduction.reduce._run"
+    monkeypatch.setattr(target, interrupted)
+    result = run("fit", ONE, SLEEP, "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "bigmm: interrupted\n")
+
+
+# Help
+
+
+def test_version() -> None:
+    assert run_well("--version").stdout == f"bigmm {bigmm.__version__}\n"
+
+
+def test_help_lists_exit_codes_and_examples() -> None:
+    text = run_well("--help").stdout
+    assert "\n    3    the search of `fit` did not converge" in text
+    for name, command in main.commands.items():
+        assert name in text
+        shown = run_well(name, "--help").stdout
+        assert command.epilog is not None
+        assert f"bigmm {name} " in shown
+        assert "\b" not in shown
+
+
+def test_examples_parse() -> None:
+    """Every example names options and arguments that its command has."""
+    import shlex
+
+    for name, command in main.commands.items():
+        for line in (command.epilog or "").splitlines():
+            if line.strip().startswith("bigmm "):
+                words = shlex.split(line)
+                assert words[1] == name
+                context = main.make_context("bigmm", ["--help"], resilient_parsing=True)
+                command.make_context(name, words[2:], parent=context)
+
+
+# A terminal
+
+
+def test_bar_and_spinner_in_a_terminal(tmp_path: Path, sleep: pd.DataFrame) -> None:
+    import pty
+
+    master, follower = pty.openpty()
+    command = [sys.executable, "-m", "bigmm", "fit", FORMULA, str(write_parts(sleep, tmp_path / "parts"))]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, env=environment) as process:
+        os.close(follower)
+        shown = b""
+        while block := _read(master):
+            shown += block
+        assert process.stdout is not None
+        assert OBJECTIVE.encode() in process.stdout.read()
+    os.close(master)
+    text = shown.decode()
+    assert process.returncode == 0
+    assert "5/5 chunks" in text
+    assert "evaluations, objective 1743." in text
+    assert "180 of 180 rows used" in text
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux says so when the other end is closed
+        return b""
+
+
+# Processes
+
+
+def test_module_runs_and_pipes_break_quietly() -> None:
+    code, out, err = finish(spawn("fit", FORMULA, SLEEP, "--quiet"))
+    assert (code, err) == (0, "")
+    assert OBJECTIVE in out
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bigmm", "fit", FORMULA, SLEEP, "--quiet"]
+    with os.fdopen(writer, "w") as stdout:
+        process = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert process.stderr == ""
+
+
+@pytest.mark.cluster
+def test_workers(tmp_path: Path, sleep: pd.DataFrame) -> None:
+    parts = write_parts(sleep, tmp_path / "parts", parts=7)
+    here = run_well("fit", FORMULA, parts, "--workers", "0", "--quiet")
+    code, out, err = finish(spawn("fit", FORMULA, parts, "--workers", "2", "--quiet"))
+    assert (code, err) == (0, "")
+    assert out == here.stdout
+
+
+@pytest.mark.cluster
+def test_mistake_in_a_late_chunk_on_workers(tmp_path: Path, sleep: pd.DataFrame) -> None:
+    sleep.loc[170, "Days"] = np.inf
+    parts = write_parts(sleep, tmp_path / "parts", parts=7)
+    code, out, err = finish(spawn("fit", FORMULA, parts, "--workers", "1", "--quiet"))
+    assert (code, out) == (2, "")
+    assert err.startswith("bigmm: error: 1 infinite values of 'Days' in part-6.parquet")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")])
+def test_no_process_is_left_behind(number: signal.Signals, code: int, word: str, tmp_path: Path, sleep: pd.DataFrame) -> None:
+    """Killed while its cluster starts: the most delicate moment."""
+    parts = write_parts(sleep, tmp_path / "parts")
+    process = spawn("fit", FORMULA, parts, "--workers", "2", options=())
+    children = wait_for_children(process.pid, 3)  # the workers and multiprocessing's tracker
+    os.killpg(process.pid, number)
+    status, out, err = finish(process)
+    assert (status, out) == (code, "")
+    assert err.startswith(f"bigmm: pass over the rows\nbigmm: {word}\n")
+    assert "Traceback" not in err  # multiprocessing may mention a semaphore
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def wait_for_children(pid: int, count: int) -> list[psutil.Process]:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        children = psutil.Process(pid).children(recursive=True)
+        if len(children) >= count:
+            return list(children)
+        time.sleep(0.02)
+    raise AssertionError(f"fewer than {count} children")
+
+
+def test_dask_command_line() -> None:
+    """The same commands under Dask's: ``dask bigmm fit ...``."""
+    group = click.Group("dask", commands={"bigmm": main})
+    runner = CliRunner(**SEPARATE)
+    assert OBJECTIVE in runner.invoke(group, ["bigmm", "fit", FORMULA, SLEEP, "-q"]).stdout
+    result = runner.invoke(group, ["bigmm", "fit", "y", SLEEP])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("bigmm: error: no '~'")

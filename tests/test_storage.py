@@ -1,0 +1,398 @@
+"""Crossproducts and fits on disk."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import bigmm
+from tests.reference.cases import read_data
+
+LEVELS: dict[str, list[Any]] = {
+    "integers": [3, 10, -7, 2**40],
+    "text": ["b", "a", "", "a b"],
+    "unicode": ["Ünï", "日本", "🦉", "e\u0301"],
+    "booleans": [True, False],
+    "dates": [dt.date(2024, 1, 31), dt.date(1969, 7, 20), dt.date(2024, 2, 1)],
+    "times": [dt.datetime(2024, 1, 31, 12, 30, 1, 5), dt.datetime(2024, 1, 31)],
+    "zones": [pd.Timestamp("2024-01-31 12:30", tz="Europe/Berlin"), pd.Timestamp("2024-07-31", tz="Europe/Berlin")],
+}
+#: What is saved need not be the optimum.
+FEW = bigmm.Optimizer(maxeval=5)
+
+
+def rows(levels: list[Any], n: int = 120) -> pd.DataFrame:
+    rng = np.random.default_rng(7)
+    codes = np.concatenate([np.arange(len(levels)), rng.integers(0, len(levels), n - len(levels))])
+    table = {"k": pd.Series([levels[code] for code in codes]), "g": rng.integers(0, 9, n), "x": rng.normal(size=n)}
+    return pd.DataFrame(table).assign(y=lambda d: rng.normal(size=n) + codes + d["x"], w=rng.uniform(1, 2, n), o=1.5)
+
+
+def assert_equal(found: bigmm.CrossProducts, expected: bigmm.CrossProducts) -> None:
+    assert found.design == expected.design
+    assert found.columns == expected.columns
+    assert (found.rows, found.sum_log_weights, found.digest) == (expected.rows, expected.sum_log_weights, expected.digest)
+    _same_array(found.XytXy, expected.XytXy)
+    for group, wanted in zip(found.groups, expected.groups, strict=True):
+        assert (group.names, group.columns) == (wanted.names, wanted.columns)
+        pd.testing.assert_index_equal(group.levels, wanted.levels)
+        for name in ("rows", "ZtZ", "ZtXy"):
+            _same_array(getattr(group, name), getattr(wanted, name))
+    assert found.pairs.keys() == expected.pairs.keys()
+    for key, pair in found.pairs.items():
+        for name in ("g_refs", "h_refs", "ZtZ"):
+            _same_array(getattr(pair, name), getattr(expected.pairs[key], name))
+
+
+def _same_array(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture
+def cp() -> bigmm.CrossProducts:
+    return bigmm.reduce("Reaction ~ Days + (Days | Subject)", read_data("sleepstudy"))
+
+
+# Round trips ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_levels(kind: str, tmp_path: Path) -> None:
+    data = rows(LEVELS[kind])
+    data.loc[[5, 6], "x"] = np.nan
+    cp = bigmm.reduce("y ~ x * k + (1 + x | g) + (1 | g:k)", data, weights="w", offset="o")
+    cp.save(tmp_path / "cp")
+    loaded = bigmm.load(tmp_path / "cp")
+    assert_equal(loaded, cp)
+    assert_equal(loaded + cp, cp + cp)
+
+    fit, again = cp.fit(optimizer=FEW), loaded.fit(optimizer=FEW)
+    assert again.summary() == fit.summary()
+    fit.save(tmp_path / "fit")
+    saved = bigmm.load(tmp_path / "fit")
+    assert saved.summary() == fit.summary()
+    pd.testing.assert_series_equal(saved.predict(data), fit.predict(data))
+    for name, table in fit.ranef().items():
+        pd.testing.assert_frame_equal(saved.ranef()[name], table)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LEVELS if kind != "booleans"])  # two levels of random effects say nothing
+def test_grouping_factor(kind: str, tmp_path: Path) -> None:
+    cp = bigmm.reduce("y ~ x + (x | k) + (1 | g)", rows(LEVELS[kind]))
+    cp.save(tmp_path / "cp")
+    assert_equal(bigmm.load(tmp_path / "cp"), cp)
+
+
+@pytest.mark.parametrize("kind", ["integers", "text", "unicode", "dates"])
+def test_declared_order(kind: str, tmp_path: Path) -> None:
+    data = rows(LEVELS[kind]).assign(k=lambda d: pd.Categorical(d["k"], categories=LEVELS[kind]))
+    cp = bigmm.reduce("y ~ k + (1 | g) + (1 | g:k)", data)
+    cp.save(tmp_path / "cp")
+    loaded = bigmm.load(tmp_path / "cp")
+    assert_equal(loaded, cp)
+    fit, again = cp.fit(optimizer=FEW), loaded.fit(optimizer=FEW)
+    assert fit.coef_names == again.coef_names == ("(Intercept)", *(f"k{level}" for level in LEVELS[kind][1:]))
+    for name, table in fit.ranef().items():
+        pd.testing.assert_frame_equal(again.ranef()[name], table)
+
+
+def test_paths_as_text_and_new_parents(cp: bigmm.CrossProducts, tmp_path: Path) -> None:
+    cp.save(str(tmp_path / "a" / "b" / "cp"))
+    assert_equal(bigmm.load(str(tmp_path / "a" / "b" / "cp")), cp)
+
+
+def test_estimates_are_readable_without_bigmm(cp: bigmm.CrossProducts, tmp_path: Path) -> None:
+    fit = cp.fit()
+    fit.save(tmp_path / "fit")
+    record = json.loads((tmp_path / "fit" / "estimates.json").read_text(encoding="utf-8"))
+    assert record["fixef"] == [
+        {"name": name, "estimate": fit.fixef[name], "stderr": pytest.approx(fit.stderr[name])} for name in ("(Intercept)", "Days")
+    ]
+    assert record["objective"] == fit.objective
+    assert record["written_by"] == f"bigmm {bigmm.__version__}"
+    table = pd.read_parquet(tmp_path / "fit" / record["ranef"]["Subject"])
+    np.testing.assert_array_equal(table["b1:Days"], fit.ranef()["Subject"]["Days"])
+
+
+# Nothing is pickled ---------------------------------------------------------------------------------------------------
+
+
+def test_no_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cp = bigmm.reduce("y ~ x * k + (1 | g) + (1 | g:k)", rows(LEVELS["unicode"]))
+    fit = cp.fit()
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("something is pickled")
+
+    for name in ("dump", "dumps", "load", "loads"):
+        monkeypatch.setattr(pickle, name, refuse)
+    cp.save(tmp_path / "cp")
+    fit.save(tmp_path / "fit")
+    bigmm.load(tmp_path / "cp")
+    bigmm.load(tmp_path / "fit")
+
+    files = [file for folder in ("cp", "fit") for file in (tmp_path / folder).iterdir()]
+    assert {file.suffix for file in files} == {".json", ".npz", ".parquet"}
+    for file in files:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                assert not any(array.dtype.hasobject for array in arrays.values())
+        elif file.suffix == ".parquet":
+            assert not any(pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type) for field in pq.read_schema(file))
+        else:
+            json.loads(file.read_text(encoding="utf-8"))
+
+
+# What may be overwritten ----------------------------------------------------------------------------------------------
+
+
+def test_same_kind_is_replaced(cp: bigmm.CrossProducts, tmp_path: Path) -> None:
+    place = tmp_path / "saved"
+    (cp + cp).save(place)
+    cp.save(place)
+    assert_equal(bigmm.load(place), cp)
+    place = tmp_path / "fit"
+    cp.fit(reml=False).save(place)
+    cp.fit().save(place)
+    assert bigmm.load(place).reml
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fit", "saved"]
+
+
+def test_an_empty_directory_is_filled(cp: bigmm.CrossProducts, tmp_path: Path) -> None:
+    (tmp_path / "cp").mkdir()
+    cp.save(tmp_path / "cp")
+    assert_equal(bigmm.load(tmp_path / "cp"), cp)
+
+
+@pytest.mark.parametrize("there", ["fit", "file", "folder"])
+def test_other_things_are_not_replaced(there: str, cp: bigmm.CrossProducts, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    if there == "fit":
+        cp.fit().save(place)
+    elif there == "file":
+        place.write_text("precious")
+    else:
+        place.mkdir()
+        (place / "notes.txt").write_text("precious")
+    before = _contents(tmp_path)
+    with pytest.raises(bigmm.StorageError, match="exists and holds something else than saved crossproducts: choose another place"):
+        cp.save(place)
+    assert _contents(tmp_path) == before
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_fit_does_not_replace_crossproducts(cp: bigmm.CrossProducts, tmp_path: Path) -> None:
+    cp.save(tmp_path / "place")
+    with pytest.raises(bigmm.StorageError, match="something else than saved fit"):
+        cp.fit().save(tmp_path / "place")
+    assert_equal(bigmm.load(tmp_path / "place"), cp)
+
+
+class Interruption(BaseException):
+    """Not an Exception, like KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), Interruption()], ids=["full", "interrupted"])
+@pytest.mark.parametrize("step", ["numpy.savez", "pandas.DataFrame.to_parquet", "bigmm.storage._write_manifest", "bigmm.storage._sync"])
+@pytest.mark.parametrize("there", [True, False], ids=["replacing", "new"])
+def test_all_or_nothing(
+    there: bool, step: str, error: BaseException, cp: bigmm.CrossProducts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "cp"
+    if there:
+        cp.save(place)
+    before = _contents(tmp_path)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step, fail)
+        with pytest.raises(type(error)):
+            (cp + cp).save(place)
+    assert _contents(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["cp"] * there
+    if there:
+        assert_equal(bigmm.load(place), cp)
+
+
+def test_the_old_one_comes_back_when_the_new_one_cannot_be_moved(
+    cp: bigmm.CrossProducts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "cp"
+    cp.save(place)
+    rename = Path.rename
+
+    def fail_into_place(self: Path, target: Path) -> Path:
+        if self.name != "old" and target == place:
+            raise OSError("no")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", fail_into_place)
+        with pytest.raises(OSError, match="no"):
+            (cp + cp).save(place)
+    assert_equal(bigmm.load(place), cp)
+    assert [path.name for path in tmp_path.iterdir()] == ["cp"]
+
+
+def test_a_place_that_cannot_be_written(cp: bigmm.CrossProducts, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(bigmm.StorageError, match=r"cannot write beside .*: choose another place"):
+        cp.save(tmp_path / "file" / "cp")
+
+
+# What cannot be read --------------------------------------------------------------------------------------------------
+
+MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
+both_kinds = pytest.mark.parametrize("kind", MANIFESTS)
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    cp = bigmm.reduce("Reaction ~ Days + (Days | Subject)", read_data("sleepstudy"))
+    cp.save(folder / "crossproducts")
+    cp.fit().save(folder / "fit")
+    return folder
+
+
+@pytest.fixture
+def saved(originals: Path, tmp_path: Path) -> Path:
+    """A directory with one of each, to be damaged."""
+    return shutil.copytree(originals, tmp_path / "saved")
+
+
+def assert_unreadable(folder: Path, match: str) -> None:
+    with pytest.raises(bigmm.StorageError, match=match) as caught:
+        bigmm.load(folder)
+    assert "\n" not in str(caught.value)
+    assert folder.name in str(caught.value)
+
+
+def edit(folder: Path, kind: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / MANIFESTS[kind]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    change(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_nothing(tmp_path: Path) -> None:
+    assert_unreadable(tmp_path / "nothing", "does not exist: check the path")
+
+
+@pytest.mark.parametrize("name", ["file.parquet", "folder"])
+def test_something_else(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file.parquet").write_text("rows")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "arrays.npz").write_text("arrays")
+    assert_unreadable(tmp_path / name, "holds neither crossproducts nor a fit")
+
+
+@both_kinds
+def test_damaged_files(kind: str, saved: Path) -> None:
+    folder = saved / kind
+    for file in sorted(folder.iterdir()):
+        if file.name in MANIFESTS.values():
+            continue
+        content = file.read_bytes()
+        flipped = content[:100] + bytes([content[100] ^ 1]) + content[101:]
+        for damaged in (flipped, content[: len(content) // 2], b""):
+            file.write_bytes(damaged)
+            assert_unreadable(folder, f"{file.name}' is damaged: write the directory again")
+        file.unlink()
+        assert_unreadable(folder, f"{file.name}' is missing: write the directory again")
+        file.write_bytes(content)
+    bigmm.load(folder)
+
+
+@both_kinds
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", "3", '"text"', "\ufffe", '{"format": "1"}', '{"format": 1, "files": 3}'])
+def test_damaged_manifest(kind: str, text: str, saved: Path) -> None:
+    (saved / kind / MANIFESTS[kind]).write_text(text, encoding="utf-16" if text == "\ufffe" else "utf-8")
+    assert_unreadable(saved / kind, "is damaged .*: write it again")
+
+
+@both_kinds
+def test_truncated_manifest(kind: str, saved: Path) -> None:
+    path = saved / kind / MANIFESTS[kind]
+    content = path.read_bytes()
+    for part in (0.1, 0.5, 0.99):
+        path.write_bytes(content[: int(part * len(content))])
+        assert_unreadable(saved / kind, "is damaged")
+
+
+@both_kinds
+def test_every_entry_of_the_manifest_is_needed(kind: str, saved: Path) -> None:
+    read_by_others = {
+        "crossproducts": {"kind"},
+        "fit": {"kind", "varcorr", "loglik", "aic", "bic", "nobs", "ngroups", "singular", "converged"},
+    }
+    path = saved / kind / MANIFESTS[kind]
+    content = path.read_text(encoding="utf-8")
+    for key in sorted(set(json.loads(content)) - read_by_others[kind] - {"written_by"}):
+        edit(saved / kind, kind, lambda record, key=key: record.pop(key))
+        assert_unreadable(saved / kind, "is damaged")
+        path.write_text(content, encoding="utf-8")
+
+
+@both_kinds
+def test_newer_format(kind: str, saved: Path) -> None:
+    edit(saved / kind, kind, lambda record: record.update(format=2, written_by="bigmm 9.0"))
+    assert_unreadable(saved / kind, "was written by bigmm 9.0 in format 2: expected format 1; update bigmm")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@both_kinds
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "sub/../../secret", "..", "."])
+def test_files_outside_the_directory(kind: str, name: str, saved: Path) -> None:
+    (saved / "secret").write_text("secret")
+    outside = (saved / kind / name).resolve()
+    digest = _sha256(outside) if outside.is_file() else "0"
+    edit(saved / kind, kind, lambda record: record["files"].update({name: digest}))
+    assert_unreadable(saved / kind, "outside the directory|is missing")
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_random_effects_from_elsewhere(absolute: bool, saved: Path) -> None:
+    inside = next((saved / "fit").glob("ranef-*.parquet"))
+    elsewhere = saved / "elsewhere.parquet"
+    shutil.copy(inside, elsewhere)
+    name = str(elsewhere) if absolute else "../elsewhere.parquet"
+    edit(saved / "fit", "fit", lambda record: record["ranef"].update(Subject=name))
+    assert_unreadable(saved / "fit", "is damaged")
+
+
+@both_kinds
+def test_every_file_is_checked(kind: str, saved: Path) -> None:
+    edit(saved / kind, kind, lambda record: record.update(files={}))
+    assert_unreadable(saved / kind, "is damaged")
+
+
+def test_pickled_arrays_are_refused(saved: Path) -> None:
+    folder = saved / "crossproducts"
+    with np.load(folder / "arrays.npz") as arrays:
+        content = dict(arrays)
+    content["XytXy"] = np.array([[{"a": 1}]], dtype=object)
+    np.savez(folder / "arrays.npz", **content)
+    edit(folder, "crossproducts", lambda record: record["files"].update({"arrays.npz": _sha256(folder / "arrays.npz")}))
+    assert_unreadable(folder, "is damaged .*allow_pickle")
