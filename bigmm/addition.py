@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from bigmm.errors import LabelError
 from bigmm.levels import Refs, level_types, union
 
 _INT32_MAX = np.iinfo(np.int32).max
+#: A cell is empty when subtraction leaves this part of its weight or less: the rounding of sums of weights.
+_VANISHED = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,7 @@ def subtract(whole: CrossProducts, part: CrossProducts) -> CrossProducts:
     _check_same(whole.design, part.design)
     difference = add([whole, _negative(part)])
     _check_part(whole, part, difference)
-    return _drop_empty(replace(difference, digest=_add_digests([whole.digest, f"-{part.digest}"])))
+    return _drop_empty(_drop_cells(whole, replace(difference, digest=_add_digests([whole.digest, f"-{part.digest}"]))))
 
 
 def _negative(part: CrossProducts) -> CrossProducts:
@@ -237,6 +239,39 @@ def _check_part(whole: CrossProducts, part: CrossProducts, difference: CrossProd
             )
     if difference.rows.used < 0 or not set(part.columns) <= set(whole.columns):
         raise LabelError("cannot subtract: the second crossproducts have rows that the first have not")
+
+
+def _drop_cells(whole: CrossProducts, difference: CrossProducts) -> CrossProducts:
+    """Without the raw columns of cells that no row is left in."""
+    before = dict(zip(whole.columns, _cell_weights(whole.columns, np.diag(whole.XytXy)), strict=True))
+    after = _cell_weights(difference.columns, np.diag(difference.XytXy))
+    kept = _has_rows(difference.columns, before, after)
+    places = np.append(np.flatnonzero(kept), len(kept))
+    groups, z_kept = [], []
+    for old, new in zip(whole.groups, difference.groups, strict=True):
+        before = dict(zip(old.columns, _cell_weights(old.columns, np.einsum("jaa->a", old.ZtZ)), strict=True))
+        keep = np.flatnonzero(_has_rows(new.columns, before, _cell_weights(new.columns, np.einsum("jaa->a", new.ZtZ))))
+        z_kept.append(keep)
+        ZtZ, ZtXy = new.ZtZ[:, keep[:, None], keep], new.ZtXy[:, keep[:, None], places]
+        groups.append(replace(new, columns=tuple(new.columns[place] for place in keep), ZtZ=ZtZ, ZtXy=ZtXy))
+    pairs = {(g, h): replace(pair, ZtZ=pair.ZtZ[:, z_kept[g][:, None], z_kept[h]]) for (g, h), pair in difference.pairs.items()}
+    columns = tuple(column for column, keep in zip(difference.columns, kept, strict=True) if keep)
+    return replace(difference, columns=columns, XytXy=difference.XytXy[np.ix_(places, places)], groups=tuple(groups), pairs=pairs)
+
+
+def _cell_weights(columns: tuple[Column, ...], squares: Array) -> Array:
+    """Weight of the rows in each column's cell, from the squared lengths of the indicators (of the column where there are none)."""
+    weights = squares[: len(columns)].copy()
+    for place, column in enumerate(columns):
+        indicators = expansion(columns, Column((), column.cell))
+        if column.numeric and indicators.any():
+            weights[place] = indicators @ squares[: len(columns)]
+    return weights
+
+
+def _has_rows(columns: tuple[Column, ...], before: Mapping[Column, float], after: Array) -> npt.NDArray[np.bool_]:
+    left = [not column.cell or weight > _VANISHED * before[column] for column, weight in zip(columns, after, strict=True)]
+    return np.array(left, dtype=bool)
 
 
 def _drop_empty(cp: CrossProducts) -> CrossProducts:

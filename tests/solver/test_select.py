@@ -169,8 +169,6 @@ class TestNoShiftInTheColumnSpace:
     @pytest.mark.parametrize("x_mean", LARGE)
     @pytest.mark.parametrize(("fixed", "random"), [("0", "1"), ("0 + x", "1"), ("0 + x", "x"), ("0 + a:x", "1"), ("0 + a + a:x", "1"), ("x", "1")])
     def test_brute_force(self, fixed: str, random: str, x_mean: float, y_mean: float, reml: bool) -> None:
-        if x_mean == 0.0 and y_mean > 1e3 and "a +" not in fixed and fixed != "x":
-            pytest.skip("y far from 0 and no column near it: the residuals are as large as y, which is another model")
         frame = self.frame(x_mean, y_mean)
         dense = Dense(frame, fixed, ((random, "g"),))
         model = bigmm.reduce(f"y ~ {fixed} + ({random} | g)", frame, client=0).model(reml=reml)

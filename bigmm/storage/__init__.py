@@ -1,0 +1,44 @@
+"""Crossproducts and fits on disk: directories of JSON, npz and Parquet. Nothing is pickled."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+from bigmm.crossproducts import CrossProducts
+from bigmm.errors import BigmmError, StorageError
+from bigmm.inference.fit import LinearMixedModelFit
+from bigmm.storage.directories import check_target, read_manifest, saved_kind
+from bigmm.storage.fits import load_fit, save_fit
+from bigmm.storage.products import load_crossproducts, save_crossproducts
+
+__all__ = ["check_target", "load", "save_crossproducts", "save_fit", "saved_kind"]
+
+
+def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:
+    """Read what `CrossProducts.save` or `LinearMixedModelFit.save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The directory.
+
+    Raises
+    ------
+    StorageError
+        When there is nothing of bigmm's, when a file is damaged, or when a newer version wrote it.
+    """
+    folder = Path(path)
+    kind = saved_kind(folder)
+    if kind is None:
+        if not folder.exists():
+            raise StorageError(f"{str(path)!r} does not exist: check the path")
+        raise StorageError(f"{str(path)!r} holds neither crossproducts nor a fit: expected a directory that bigmm has saved")
+    try:
+        record = read_manifest(folder, kind)
+        return load_crossproducts(folder, record) if kind == "crossproducts" else load_fit(folder, record)
+    except BigmmError:
+        raise
+    except (KeyError, ValueError, TypeError, IndexError, OSError, AttributeError, zipfile.BadZipFile) as error:
+        raise StorageError(f"{str(path)!r} is damaged ({type(error).__name__}: {error}): write it again") from None

@@ -1,0 +1,160 @@
+"""Directories that appear as a whole or not at all, and the manifests in them.
+
+A directory is written beside its place under another name and moved there when it is complete. Its manifest lists
+every other file with its SHA-256, so that a damaged file is found before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bigmm.errors import StorageError
+
+#: Raised when a reader of the old version could misread what is written.
+FORMAT = 1
+_MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
+#: Of Linux's renameat2(): two names change places.
+_EXCHANGE, _HERE = 2, -100
+
+
+def saved_kind(path: str | os.PathLike[str]) -> str | None:
+    """What a directory holds: "crossproducts", "fit", or None."""
+    for kind, name in _MANIFESTS.items():
+        if (Path(path) / name).is_file():
+            return kind
+    return None
+
+
+def check_target(path: str | os.PathLike[str], kind: str) -> None:
+    """See that a directory could be saved at `path`, before the work that it will hold.
+
+    Parameters
+    ----------
+    path : str or path
+    kind : {"crossproducts", "fit"}
+        What will be saved.
+
+    Raises
+    ------
+    StorageError
+        When `path` holds something else, or nothing can be written beside it.
+    """
+    target = Path(path).absolute()
+    _check_replaceable(target, path, kind)
+    parent = next(folder for folder in target.parents if folder.exists())
+    with _writing(path):
+        Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=parent)).rmdir()
+
+
+def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) -> None:
+    if target.exists() and saved_kind(target) != kind and not (target.is_dir() and not any(target.iterdir())):
+        raise StorageError(f"{str(path)!r} exists and holds something else than saved {kind}: choose another place")
+
+
+@contextlib.contextmanager
+def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write beside {str(path)!r} ({error.strerror}): choose another place") from None
+
+
+@contextlib.contextmanager
+def new_directory(path: str | os.PathLike[str], kind: str) -> Iterator[Path]:
+    """A directory to fill; moved to `path` when the block ends well, removed when it does not."""
+    target = Path(path).absolute()
+    _check_replaceable(target, path, kind)
+    with _writing(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield folder
+        _sync(folder)
+        _move(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Have the files on disk before the directory gets its name."""
+    folder.chmod(0o755)
+    for file in folder.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Give a complete directory its name; what stood there before is left under the other name."""
+    if not target.exists():
+        folder.rename(target)
+    elif not _exchanged(folder, target):
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+        target.rename(old / target.name)
+        try:
+            folder.rename(target)
+        except OSError:
+            (old / target.name).rename(target)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swap two directories in one step, so that a process killed at any moment leaves the old one or the new one."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return renameat2 is not None and renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
+
+
+def write_manifest(folder: Path, kind: str, record: Mapping[str, Any]) -> None:
+    """Write the manifest, last of all files: their digests, then `record`."""
+    files = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    manifest = {"kind": kind, "format": FORMAT, "written_by": f"bigmm {_version()}", "files": files, **record}
+    (folder / _MANIFESTS[kind]).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _version() -> str:
+    from bigmm import __version__
+
+    return __version__
+
+
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a directory whose files are all there and undamaged.
+
+    Raises
+    ------
+    StorageError
+    """
+    record: dict[str, Any] = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
+    if record["format"] > FORMAT:
+        raise StorageError(
+            f"{str(folder)!r} was written by {record['written_by']} in format {record['format']}: expected format {FORMAT}; update bigmm"
+        )
+    for name, digest in record["files"].items():
+        if Path(name).name != name:
+            raise StorageError(f"{str(folder)!r} is damaged: its manifest names the file {name!r} outside the directory")
+        file = folder / name
+        if not file.is_file() or _sha256(file) != digest:
+            raise StorageError(f"{str(file)!r} is {'damaged' if file.is_file() else 'missing'}: write the directory again")
+    return record
+
+
+def listed(folder: Path, record: Mapping[str, Any], name: str) -> Path:
+    """A file whose digest was compared: one inside the directory."""
+    if name not in record["files"]:
+        raise StorageError(f"{str(folder)!r} is damaged: its manifest has no digest of {name!r}; write it again")
+    return folder / name
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,160 @@
+"""Fits on disk: estimates as JSON that other programs can read, random effects as Parquet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bigmm.errors import StorageError
+from bigmm.formula import parse_formula
+from bigmm.inference.fit import GroupEffects, LinearMixedModelFit
+from bigmm.solver.covariance import RelativeCovariance, TermCovariance
+from bigmm.solver.optimize import Optimization, Optimizer
+from bigmm.storage.directories import listed, new_directory, write_manifest
+from bigmm.storage.records import (
+    columns_record,
+    design_record,
+    levels_frame,
+    read_columns,
+    read_design,
+    read_levels,
+    read_rows,
+    rows_record,
+)
+
+
+def save_fit(fit: LinearMixedModelFit, path: str | os.PathLike[str]) -> None:
+    """Write a fit as a directory; see `LinearMixedModelFit.save`."""
+    with new_directory(path, "fit") as folder:
+        for i, group in enumerate(fit.groups):
+            table = levels_frame(group.names, group.levels)
+            values = pd.DataFrame(group.b, columns=[f"b{k}:{name}" for k, name in enumerate(group.coef_names)])
+            pd.concat([table, values], axis=1).to_parquet(folder / _ranef_file(i, group.name), index=False)
+        write_manifest(folder, "fit", _fit_record(fit))
+
+
+def _ranef_file(position: int, name: str) -> str:
+    plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
+    return f"ranef-{position}-{plain}.parquet"
+
+
+def _fit_record(fit: LinearMixedModelFit) -> dict[str, Any]:
+    """Estimates first, for programs that read them; then what `load` needs besides."""
+    search = fit.optimization
+    return {
+        "formula": fit.formula.text,
+        "reml": fit.reml,
+        "fixef": [
+            {"name": name, "estimate": estimate, "stderr": error}
+            for name, estimate, error in zip(fit.coef_names, fit.beta.tolist(), fit.stderr.tolist(), strict=True)
+        ],
+        "vcov": fit.vcov_beta.tolist(),
+        "dropped": fit.dropped,
+        "sigma": fit.sigma,
+        "varcorr": [
+            {key: (None if pd.isna(value) else value) for key, value in row.items()} for row in fit.varcorr.to_dict(orient="records")
+        ],
+        "theta": dict(zip(fit.covariance.names, fit.theta.tolist(), strict=True)),
+        "objective": fit.objective,
+        "loglik": fit.loglik,
+        "aic": fit.aic,
+        "bic": fit.bic,
+        "nobs": fit.nobs,
+        "ngroups": fit.ngroups,
+        "singular": fit.singular,
+        "converged": fit.converged,
+        "rows": rows_record(fit.rows),
+        "ranef": {group.name: _ranef_file(i, group.name) for i, group in enumerate(fit.groups)},
+        "optimization": {
+            "method": search.settings.method,
+            "ftol_rel": search.settings.ftol_rel,
+            "xtol_abs": search.settings.xtol_abs,
+            "maxeval": search.settings.maxeval,
+            "reason": search.reason,
+            "converged": search.converged,
+            "nevals": search.nevals,
+            "start": search.start.tolist(),
+            "trace": [{"theta": theta.tolist(), "objective": None if np.isnan(value) else value} for theta, value in search.trace],
+        },
+        "design": design_record(fit.design),
+        "columns": columns_record(fit.columns),
+        "contrasts": {name: _contrast_record(name, choice) for name, choice in fit.contrasts.items()},
+        "terms": [
+            {
+                "position": term.position,
+                "group": term.group,
+                "factor": term.factor,
+                "names": term.names,
+                "columns": [term.columns.start, term.columns.stop],
+                "theta": [term.theta.start, term.theta.stop],
+            }
+            for term in fit.covariance.terms
+        ],
+        "groups": [
+            {
+                "names": group.names,
+                "columns": columns_record(group.columns),
+                "coef_names": group.coef_names,
+            }
+            for group in fit.groups
+        ],
+    }
+
+
+def _contrast_record(name: str, choice: Any) -> Any:
+    if isinstance(choice, str):
+        return choice
+    if hasattr(choice, "get_coding_matrix"):
+        raise StorageError(f"the contrast of {name!r} is an object that cannot be saved: pass its name or its matrix")
+    return np.asarray(choice, dtype=np.float64).tolist()
+
+
+def load_fit(folder: Path, record: Mapping[str, Any]) -> LinearMixedModelFit:
+    """The fit in a directory; `record` is its manifest. It has no model, so that it cannot compute conditional variances."""
+    terms = tuple(
+        TermCovariance(t["position"], t["group"], t["factor"], tuple(t["names"]), slice(*t["columns"]), slice(*t["theta"]))
+        for t in record["terms"]
+    )
+    groups = tuple(
+        _read_group(group, pd.read_parquet(listed(folder, record, name)))
+        for group, name in zip(record["groups"], record["ranef"].values(), strict=True)
+    )
+    search = record["optimization"]
+    settings = Optimizer(search["method"], search["ftol_rel"], search["xtol_abs"], search["maxeval"])
+    trace = tuple((np.array(e["theta"]), np.nan if e["objective"] is None else e["objective"]) for e in search["trace"])
+    theta = np.array(list(record["theta"].values()))
+    start = np.array(search["start"])
+    return LinearMixedModelFit(
+        formula=parse_formula(record["formula"]),
+        reml=record["reml"],
+        design=read_design(record["design"]),
+        columns=read_columns(record["columns"]),
+        contrasts=record["contrasts"],
+        coef_names=tuple(entry["name"] for entry in record["fixef"]),
+        dropped=tuple(record["dropped"]),
+        beta=np.array([entry["estimate"] for entry in record["fixef"]]),
+        vcov_beta=np.array(record["vcov"]).reshape(len(record["fixef"]), len(record["fixef"])),
+        sigma=record["sigma"],
+        objective=record["objective"],
+        theta=theta,
+        covariance=RelativeCovariance(terms, tuple(len(group.coef_names) for group in groups)),
+        groups=groups,
+        rows=read_rows(record["rows"]),
+        optimization=Optimization(settings, start, theta, record["objective"], trace, search["reason"], search["converged"]),
+    )
+
+
+def _read_group(record: Mapping[str, Any], table: pd.DataFrame) -> GroupEffects:
+    width = len(record["names"])
+    return GroupEffects(
+        names=tuple(record["names"]),
+        levels=read_levels(table.iloc[:, :width], width),
+        columns=read_columns(record["columns"]),
+        coef_names=tuple(record["coef_names"]),
+        b=table.iloc[:, width:].to_numpy(dtype=np.float64),
+    )
