@@ -200,7 +200,9 @@ def _suffixes(kind: str, levels: list[Level], matrix: Array) -> list[str]:
 
 
 def level_text(level: Level) -> str:
-    """A level as it appears in names and tables."""
+    """A level as it appears in names and tables: as R writes it."""
+    if isinstance(level, bool):
+        return "TRUE" if level else "FALSE"
     if isinstance(level, float):
         return f"{level:.15g}"
     if isinstance(level, pd.Timestamp) and level == level.normalize():

@@ -86,8 +86,10 @@ def _fixed_effects(fit: LinearMixedModelFit) -> str:
 
 def _correlations(fit: LinearMixedModelFit) -> str:
     p = len(fit.beta)
-    if p < 2 or p > _MAX_CORRELATIONS:
+    if p < 2:
         return ""
+    if p > _MAX_CORRELATIONS:
+        return f"Correlation of Fixed Effects: not shown for {p} > {_MAX_CORRELATIONS} coefficients, see fit.vcov\n"
     sd = fit.stderr.to_numpy()
     corr = np.round(fit.vcov_beta / np.outer(sd, sd), 3) + 0.0  # no -0.000
     names, heads = abbreviate(fit.coef_names, 11), abbreviate(fit.coef_names, 6)

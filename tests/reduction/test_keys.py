@@ -6,13 +6,12 @@ import datetime
 import decimal
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
 from bigmm.errors import DataError
-from bigmm.reduction.keys import column_levels, group_levels, scalar
+from bigmm.reduction.keys import column_levels, group_levels
 
 
 def decoded(values: Any, *, whole: bool = True, chunks: int = 2) -> tuple[list[Any], pd.Index]:
@@ -100,7 +99,3 @@ def test_combined_factors() -> None:
     refs, levels = group_levels(("b", "a"), encoded)
     assert levels.tolist() == [("x", 1), ("x", 2), ("y", 2)]
 
-
-def test_scalar() -> None:
-    assert type(scalar(np.int64(3))) is int
-    assert scalar("a") == "a"
