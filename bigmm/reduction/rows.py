@@ -73,7 +73,8 @@ def evaluate_rows(table: pa.Table, design: Design, where: str = "the data") -> R
     counts = RowCounts(len(table), int(complete.sum()), {name: int(mask.sum()) for name, mask in missing.items() if mask.any()})
     if design.na_action == "fail" and counts.dropped:
         raise DataError(f"{counts.dropped} incomplete rows in {where} ({_shown(counts)}): remove them, or use na_action='omit'")
-    _check_finite(values, complete, where)
+    offset = {} if design.offset is None else {design.offset: numbers[design.offset]}
+    _check_finite({**values, **offset}, complete, where)
     weights = _weights(numbers, design, complete, where)
     values = values if complete.all() else {text: value[complete] for text, value in values.items()}
     y = _response(values, numbers, design, complete)

@@ -1,9 +1,8 @@
-"""Categorical columns become sorted levels and codes, of one type whatever the reader gave."""
+"""Categorical columns become sorted levels and codes, of the types that a plan has."""
 
 from __future__ import annotations
 
 import datetime
-import decimal
 from typing import Any
 
 import pandas as pd
@@ -26,10 +25,7 @@ def decoded(values: Any, *, whole: bool = True, chunks: int = 2) -> tuple[list[A
     ("values", "dtype"),
     [
         (pa.array([3, 1, 2, 1], pa.int64()), "int64"),
-        (pa.array([3, 1, 2, 1], pa.int8()), "int64"),
-        (pa.array([3, 1, 2, 1], pa.uint32()), "int64"),
         (pa.array([3.0, 1.0, 2.0, 1.0], pa.float64()), "int64"),
-        (pa.array([3.0, 1.0, 2.0, 1.0], pa.float32()), "int64"),
         (pa.array(["b", "a", "é", "B"], pa.string()), "str"),
         (pa.array(["b", "a", "é", "B"], pa.large_string()), "str"),
         (pa.array(["b", "a", "é", "B"]).dictionary_encode(), "str"),
@@ -56,10 +52,6 @@ def test_dates(kind: pa.DataType) -> None:
     labels, levels = decoded(pa.array(days).cast(kind, safe=False))
     assert labels == [pd.Timestamp(day) for day in days]
     assert str(levels.dtype) == "datetime64[us]"
-
-
-def test_decimals_are_text() -> None:
-    assert decoded([decimal.Decimal("1.10"), decimal.Decimal("0.20")])[0] == ["1.10", "0.20"]
 
 
 def test_text_sorts_by_bytes() -> None:
