@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,7 +68,7 @@ class Dense:
         """In lme4's order: as written unless a later factor has more levels, else rev(order(levels))."""
         terms = [_term(left, group, self.frame) for left, group in self.random]
         counts = [term.levels for term in terms]
-        if all(a >= b for a, b in zip(counts, counts[1:], strict=False)):
+        if all(a >= b for a, b in itertools.pairwise(counts)):
             return terms
         return [terms[i] for i in sorted(range(len(terms)), key=lambda i: (counts[i], i))[::-1]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from bigmm.reduction.partial import partial_crossproducts
 RTOL, ATOL = 1e-11, 1e-10
 #: Invariance of the objective at a fixed theta, relative.
 OBJECTIVE_RTOL = 1e-9
-KINDS: dict[str, Any] = {name: "number" for name in ("y", "x", "z", "w", "h")} | {name: "category" for name in ("g", "a", "b")}
+KINDS: dict[str, Any] = dict.fromkeys(("y", "x", "z", "w", "h"), "number") | dict.fromkeys(("g", "a", "b"), "category")
 FORMULA = "y ~ a * b * x + I(x^2) + (a + x | g) + (1 | h) + (z | g:h)"
 FIT = "y ~ x + (x | g) + (1 | h)"
 THETA = np.array([0.8, -0.3, 0.5, 0.6])
@@ -86,7 +87,11 @@ def assert_same(one: CrossProducts, other: CrossProducts, *, rtol: float = RTOL,
 
 
 def bits(cp: CrossProducts) -> list[bytes]:
-    arrays = [cp.XytXy, *(a for g in cp.groups for a in (g.rows, g.ZtZ, g.ZtXy)), *(a for p in cp.pairs.values() for a in (p.g_refs, p.h_refs, p.ZtZ))]
+    arrays = [
+        cp.XytXy,
+        *(a for g in cp.groups for a in (g.rows, g.ZtZ, g.ZtXy)),
+        *(a for p in cp.pairs.values() for a in (p.g_refs, p.h_refs, p.ZtZ)),
+    ]
     return [array.tobytes() for array in arrays]
 
 
@@ -171,7 +176,7 @@ class TestDifferences:
     @given(cuts(), st.integers(0, 10_000), st.sampled_from([None, "w"]))
     def test_undoes_addition(self, chunks: list[list[int]], seed: int, weights: str | None) -> None:
         frame, design = rows(60, seed), design_of(weights=weights)
-        first, second = frame.iloc[sum(chunks[:3], [])], frame.iloc[sum(chunks[3:], [])]
+        first, second = (frame.iloc[list(itertools.chain(*half))] for half in (chunks[:3], chunks[3:]))
         one, two = reduced(first, design), reduced(second, design)
         assert_same(_pruned((one + two) - two), _pruned(one), atol=1e-8)
         assert_same(_pruned((one + two) - one), _pruned(two), atol=1e-8)
@@ -346,7 +351,10 @@ class TestInvariances:
 
     def test_twice_the_rows_with_half_the_weights(self) -> None:
         """The likelihood's quadratic form and log|L|^2 are the same; n and sum(log w) are known to change."""
-        once, twice = (bigmm.reduce(FIT, data, weights="w", client=0).model(reml=False) for data in (BASE, pd.concat([BASE, BASE]).assign(w=lambda d: d["w"] / 2)))
+        once, twice = (
+            bigmm.reduce(FIT, data, weights="w", client=0).model(reml=False)
+            for data in (BASE, pd.concat([BASE, BASE]).assign(w=lambda d: d["w"] / 2))
+        )
         n, (_, evaluation) = len(BASE), once.evaluate(THETA)
         pwrss, logw = evaluation.pwrss, float(np.log(BASE["w"]).sum())
         expected = evaluation.logdet + 2 * n * (1 + np.log(2 * np.pi * pwrss / (2 * n))) - 2 * (logw - n * np.log(2.0))

@@ -78,7 +78,7 @@ def test_declared_and_found_categories() -> None:
 
 @pytest.mark.parametrize("text", ["log(a)", "I(x * a)", "I(a == b)"])
 def test_arithmetic_on_text(text: str) -> None:
-    with pytest.raises(FormulaError, match="needs numbers, but column '[ab]' holds text, truth values or dates"):
+    with pytest.raises(FormulaError, match=r"needs numbers, but column '[ab]' holds text, truth values or dates"):
         term_block((parse_expression(text),), KINDS)
     with pytest.raises(FormulaError, match="the response 'a' needs numbers"):
         check_numeric(parse_expression("a"), KINDS, "the response ")
@@ -99,7 +99,14 @@ def test_cells_of_one_and_of_two_categories() -> None:
 
 
 def test_sorted_columns_do_not_depend_on_where_they_come_from() -> None:
-    columns = [Column(), Column(("x",)), Column((), (("a", "q"),)), Column((), (("a", "p"),)), Column((), (("k", 10),)), Column((), (("k", 9),))]
+    columns = [
+        Column(),
+        Column(("x",)),
+        Column((), (("a", "q"),)),
+        Column((), (("a", "p"),)),
+        Column((), (("k", 10),)),
+        Column((), (("k", 9),)),
+    ]
     expected = sort_columns(columns)
     for shift in range(len(columns)):
         assert sort_columns([*columns[shift:], *columns[:shift], columns[0]]) == expected

@@ -6,19 +6,18 @@ on one worker or on a hundred.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
+import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from distributed import Client, Future, wait
+from distributed import Client, Future
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker, NoWorkerError
-from distributed.utils import TimeoutError as DaskTimeoutError
 
 from bigmm.addition import add
 from bigmm.crossproducts import CrossProducts
@@ -145,10 +144,11 @@ def _watch(client: Client, running: Sequence[_Batch], finished: int, total: int,
     (A scheduler waits for workers without end unless it was started with ``no-workers-timeout``.)
     """
     merged = running[0].merged
+    done = threading.Event()
+    merged.add_done_callback(lambda _: done.set())  # distributed.wait() with a timeout keeps the future alive, and its result
     alive = time.monotonic()
     while not merged.done():
-        with contextlib.suppress(DaskTimeoutError, FutureCancelledError):
-            wait([merged], timeout=_LOOK)
+        done.wait(_LOOK)
         if progress is not None:
             progress(Progress("reduce", finished + sum(part.done() for batch in running for part in batch.parts), total))
         if client.scheduler_info()["workers"]:

@@ -129,7 +129,9 @@ def test_truth_values_and_dates_are_categories() -> None:
     np.testing.assert_array_equal(X[:, 1], frame["t"])
 
 
-@pytest.mark.parametrize("level, text", [(2, "2"), (2.5, "2.5"), (1e-20, "1e-20"), (True, "TRUE"), ("u", "u"), (pd.Timestamp("2024-01-02"), "2024-01-02")])
+@pytest.mark.parametrize(
+    ("level", "text"), [(2, "2"), (2.5, "2.5"), (1e-20, "1e-20"), (True, "TRUE"), ("u", "u"), (pd.Timestamp("2024-01-02"), "2024-01-02")]
+)
 def test_level_text(level: Any, text: str) -> None:
     assert level_text(level) == text
 
@@ -140,7 +142,8 @@ class TestSubModels:
     CP = bigmm.reduce("z ~ a * b * x + factor(k) + (1 | g)", FRAME, client=0)
 
     @pytest.mark.parametrize(
-        "fixed", ["1", "0", "a", "b", "x", "0 + a", "a + b", "a:b", "a * x", "a:x", "0 + x:a:b", "factor(k) + b * x", "0 + x", "x:b + a:x", "b:a"]
+        "fixed",
+        ["1", "0", "a", "b", "x", "0 + a", "a + b", "a:b", "a * x", "a:x", "0 + x:a:b", "factor(k) + b * x", "0 + x", "x:b + a:x", "b:a"],
     )
     @pytest.mark.parametrize("contrasts", [{}, {"a": "sum", "b": "helmert"}, {"a": CUSTOM}], ids=["treatment", "sum", "custom"])
     def test_same_as_collected_for_it(self, fixed: str, contrasts: Any) -> None:

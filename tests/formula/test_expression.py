@@ -130,7 +130,10 @@ def test_backticks_keep_a_name_from_being_an_expression() -> None:
     assert (computed.names, computed.is_column) == (("x",), False)
 
 
-@pytest.mark.parametrize("text", ["x +", "(x", "x x", "`a", "1 +* 2", "'x'", "x.y(z)", "x[1]", "(x).real", "x := 1", "x if z else 1", "~x", "x @ z", "x <= 1 < 2"])
+@pytest.mark.parametrize(
+    "text",
+    ["x +", "(x", "x x", "`a", "1 +* 2", "'x'", "x.y(z)", "x[1]", "(x).real", "x := 1", "x if z else 1", "~x", "x @ z", "x <= 1 < 2"],
+)
 def test_errors(text: str) -> None:
     with pytest.raises(FormulaError, match=r"not an expression|not arithmetic|unknown function"):
         parse_expression(text)
@@ -150,7 +153,9 @@ ATOMS = st.one_of(
 ARITHMETIC = st.recursive(
     ATOMS,
     lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from(list(BINARY)), inner).map(lambda t: (f"({t[0][0]} {t[1]} {t[2][0]})", BINARY[t[1]](t[0][1], t[2][1]))),
+        st.tuples(inner, st.sampled_from(list(BINARY)), inner).map(
+            lambda t: (f"({t[0][0]} {t[1]} {t[2][0]})", BINARY[t[1]](t[0][1], t[2][1]))
+        ),
         st.tuples(st.sampled_from(list(UNARY)), inner).map(lambda t: (f"({t[0]}({t[1][0]}))", UNARY[t[0]](t[1][1]))),
     ),
     max_leaves=8,

@@ -72,7 +72,7 @@ def test_chunks_with_dictionaries_of_their_own() -> None:
 
 
 def test_fractions_are_no_levels_of_a_grouping_factor() -> None:
-    with pytest.raises(DataError, match="grouping factor 'g' holds the fraction 1.5: expected text, whole numbers"):
+    with pytest.raises(DataError, match=r"grouping factor 'g' holds the fraction 1\.5: expected text, whole numbers"):
         decoded([1.0, 1.5, 2.0])
     assert decoded([1.0, 1.5, 2.0], whole=False)[0] == [1.0, 1.5, 2.0]
 
@@ -84,10 +84,11 @@ def test_no_rows(kind: pa.DataType) -> None:
 
 
 def test_combined_factors() -> None:
-    encoded = {name: column_levels(pa.chunked_array([values]), name, whole=True) for name, values in {"a": [2, 1, 2], "b": ["x", "x", "y"]}.items()}
+    encoded = {
+        name: column_levels(pa.chunked_array([values]), name, whole=True) for name, values in {"a": [2, 1, 2], "b": ["x", "x", "y"]}.items()
+    }
     refs, levels = group_levels(("a", "b"), encoded)
     assert levels.tolist() == [(1, "x"), (2, "x"), (2, "y")]
     assert refs.tolist() == [1, 0, 2]
     refs, levels = group_levels(("b", "a"), encoded)
     assert levels.tolist() == [("x", 1), ("x", 2), ("y", 2)]
-

@@ -17,7 +17,7 @@ from bigmm.formula import parse_formula
 from bigmm.formula.expression import parse_expression
 from bigmm.reduction.partial import partial_crossproducts
 
-KINDS: dict[str, Any] = {name: "number" for name in ("y", "x", "z", "w", "h", "o")} | {name: "category" for name in ("g", "a", "b")}
+KINDS: dict[str, Any] = dict.fromkeys(("y", "x", "z", "w", "h", "o"), "number") | dict.fromkeys(("g", "a", "b"), "category")
 FORMULAS = [
     "y ~ 1 + (1 | g)",
     "y ~ x + (x | g)",
@@ -122,7 +122,11 @@ def test_one_row_and_no_row(formula: str) -> None:
 
 def test_size_in_bytes() -> None:
     cp = reduced(frame(), Design(parse_formula("y ~ x + (x | g) + (1 | h)"), KINDS))
-    arrays = [cp.XytXy, *(a for g in cp.groups for a in (g.ZtZ, g.ZtXy, g.rows)), *(a for p in cp.pairs.values() for a in (p.ZtZ, p.g_refs, p.h_refs))]
+    arrays = [
+        cp.XytXy,
+        *(a for g in cp.groups for a in (g.ZtZ, g.ZtXy, g.rows)),
+        *(a for p in cp.pairs.values() for a in (p.ZtZ, p.g_refs, p.h_refs)),
+    ]
     assert sum(array.nbytes for array in arrays) <= cp.nbytes < sum(array.nbytes for array in arrays) + 2000
 
 

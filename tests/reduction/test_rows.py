@@ -46,7 +46,9 @@ def test_complete() -> None:
 
 
 def test_missing_by_column_a_row_with_two_gaps_counts_twice() -> None:
-    data = table(y=[None, 2.0, 3.0, 4.0], x=[NAN, NAN, 3.0, 4.0], a=["p", None, "p", "q"], g=pa.array(["u", "u", None, "v"]).dictionary_encode())
+    data = table(
+        y=[None, 2.0, 3.0, 4.0], x=[NAN, NAN, 3.0, 4.0], a=["p", None, "p", "q"], g=pa.array(["u", "u", None, "v"]).dictionary_encode()
+    )
     rows = evaluate(data=data)
     assert dict(rows.counts.missing) == {"y": 1, "x": 2, "a": 1, "g": 1}
     assert (rows.counts.used, rows.counts.dropped) == (1, 3)
@@ -114,7 +116,9 @@ def test_weights() -> None:
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, INF, NAN, None])
 def test_bad_weights(bad: float | None) -> None:
-    with pytest.raises(DataError, match=r"1 weights in chunk 7 are missing, infinite or not positive \(for example (0|-1|inf|nan)\) in column 'w'"):
+    with pytest.raises(
+        DataError, match=r"1 weights in chunk 7 are missing, infinite or not positive \(for example (0|-1|inf|nan)\) in column 'w'"
+    ):
         evaluate(data=table(w=[1.0, bad, 1.0, 1.0]), weights="w")
 
 

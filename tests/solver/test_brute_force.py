@@ -185,7 +185,14 @@ def test_variances_and_correlations() -> None:
 
 
 #: (leaves, ordering, simplicial): every way to the same numbers.
-PATHS = [(True, "natural", False), (True, "amd", False), (True, "default", True), (False, "natural", False), (False, "amd", True), (False, "default", False)]
+PATHS = [
+    (True, "natural", False),
+    (True, "amd", False),
+    (True, "default", True),
+    (False, "natural", False),
+    (False, "amd", True),
+    (False, "default", False),
+]
 
 
 def test_all_paths_agree(structure: Structure) -> None:

@@ -158,15 +158,15 @@ def test_whatever_is_raised_comes_out(method: str, kind: type[BaseException], wh
                 raise kind("stop")
             return function(args[0])
 
+        arguments = (maybe, None) if where == "objective" else (function, lambda number, theta, value: maybe(theta))
         with pytest.raises(kind):
-            if where == "objective":
-                search(maybe, [1.0, 1.0], settings=settings)
-            else:
-                search(function, [1.0, 1.0], settings=settings, on_evaluation=lambda number, theta, value: maybe(theta))
+            search(arguments[0], [1.0, 1.0], settings=settings, on_evaluation=arguments[1])
         assert calls == stop_at
 
 
-@pytest.mark.parametrize("wrong", [{"method": "newton"}, {"method": ""}, {"maxeval": 0}, {"ftol_rel": -1.0}, {"xtol_abs": -1.0}, {"ftol_rel": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"method": "newton"}, {"method": ""}, {"maxeval": 0}, {"ftol_rel": -1.0}, {"xtol_abs": -1.0}, {"ftol_rel": float("nan")}]
+)
 def test_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=r"unknown optimizer|must be"):
         Optimizer(**wrong)
@@ -176,7 +176,9 @@ def balanced(groups: int, replicates: int, between: float) -> pd.DataFrame:
     """Group means spread by `between`, replicates around them by 1: closed forms for everything."""
     means = np.linspace(-1.0, 1.0, groups)
     inside = np.linspace(-1.0, 1.0, replicates)
-    frame = pd.DataFrame({"g": np.repeat(np.arange(groups), replicates), "y": np.add.outer(means / means.std(ddof=1) * between, inside).ravel()})
+    frame = pd.DataFrame(
+        {"g": np.repeat(np.arange(groups), replicates), "y": np.add.outer(means / means.std(ddof=1) * between, inside).ravel()}
+    )
     frame["x"] = np.tile(np.arange(replicates) % 2, groups).astype(float)
     return frame
 

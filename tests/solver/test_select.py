@@ -167,7 +167,9 @@ class TestNoShiftInTheColumnSpace:
     @pytest.mark.parametrize("reml", [False, True])
     @pytest.mark.parametrize("y_mean", LARGE)
     @pytest.mark.parametrize("x_mean", LARGE)
-    @pytest.mark.parametrize(("fixed", "random"), [("0", "1"), ("0 + x", "1"), ("0 + x", "x"), ("0 + a:x", "1"), ("0 + a + a:x", "1"), ("x", "1")])
+    @pytest.mark.parametrize(
+        ("fixed", "random"), [("0", "1"), ("0 + x", "1"), ("0 + x", "x"), ("0 + a:x", "1"), ("0 + a + a:x", "1"), ("x", "1")]
+    )
     def test_brute_force(self, fixed: str, random: str, x_mean: float, y_mean: float, reml: bool) -> None:
         frame = self.frame(x_mean, y_mean)
         dense = Dense(frame, fixed, ((random, "g"),))
