@@ -212,7 +212,7 @@ class CrossProducts:
         start : array_like, optional
             Theta to start from.
         optimizer : str or Optimizer, optional
-            Name of a derivative-free method of nlopt ("bobyqa", "neldermead", "sbplx", "cobyla") or settings.
+            "newton" (the default), a method of nlopt ("bobyqa", "lbfgs", "cobyla", "neldermead", "sbplx"), or settings.
         """
         return self.model(formula, reml=reml, contrasts=contrasts).fit(start=start, optimizer=optimizer)
 

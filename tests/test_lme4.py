@@ -37,20 +37,14 @@ RANEF_ATOL = 1e-5
 #: Cases whose objective is flat in some theta, with the differences from lme4 as measured (stderr relative, then
 #: varcorr relative, then others). lme4's own default search stops 2e-8 to 1e-6 above the optimum in them, except in penicillin.
 FLAT = {
-    # The objective is 2.4e5 and its rounding 1e-9; dept has 14 levels and a variance of 0.4 % of the residual's.
-    "insteval_ml": {"digits": 1e-5, "varcorr": 4e-5},  # 3.0e-6, 1.1e-5
-    "insteval_reml": {"digits": 2e-5, "varcorr": 6e-5},  # 5.9e-6, 2.1e-5
-    # Three thetas on these 14 levels; the search stops 1.2e-8 above lme4's.
-    "insteval_service_slopes_ml": {"digits": 2e-5, "varcorr": 3e-4},  # 6.0e-6, 9.0e-5
-    # Six levels of `sample`: 4e-11 of the objective are 5e-6 of theta = 3.2.
-    "penicillin_ml": {"digits": 5e-6},  # 1.5e-6
-    # Six thetas on cells of two or three rows; the search stops 1.2e-9 above lme4's.
-    "simulated_factor_cells_ml": {"digits": 5e-6, "varcorr": 5e-5, "ranef": 3e-5, "theta": 2e-5},  # 1.6e-6, 1.6e-5, 8.4e-6, 5.9e-6
+    # dept has 14 levels and a variance of 0.4 % of the residual's, and the objective of 2.4e5 a rounding of 1e-9: lme4's
+    # derivative-free search leaves up to 7e-7 in theta here. (Our gradient vanishes at ours to 1e-12 of a step's gain.)
+    "insteval_ml": {"digits": 1e-5, "varcorr": 4e-5},  # 2.6e-6, 9.5e-6
+    "insteval_reml": {"digits": 2e-5, "varcorr": 6e-5},  # 5.5e-6, 1.9e-5
+    "insteval_service_slopes_ml": {"digits": 1e-5, "varcorr": 2e-5},  # 1.9e-6, 4.3e-6
 }
-#: Half a minute on two busy cores.
-SLOW = {"insteval_service_slopes_ml"}
 
-every_case = pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
+every_case = pytest.mark.parametrize("name", CASES)
 
 
 def tolerance(name: str, key: str, usual: float) -> float:

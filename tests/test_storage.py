@@ -209,7 +209,9 @@ class Interruption(BaseException):
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), Interruption()], ids=["full", "interrupted"])
-@pytest.mark.parametrize("step", ["numpy.savez", "pandas.DataFrame.to_parquet", "bigmm.storage.products.write_manifest", "bigmm.storage.directories._sync"])
+@pytest.mark.parametrize(
+    "step", ["numpy.savez", "pandas.DataFrame.to_parquet", "bigmm.storage.products.write_manifest", "bigmm.storage.directories._sync"]
+)
 @pytest.mark.parametrize("there", [True, False], ids=["replacing", "new"])
 def test_all_or_nothing(
     there: bool, step: str, error: BaseException, cp: bigmm.CrossProducts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -57,7 +57,13 @@ def main() -> None:
     "--contrasts", type=read_contrast, multiple=True, metavar="COL=NAME", help="treatment, sum, helmert or poly; may be repeated."
 )
 @click.option("--start", type=read_theta, metavar="T1,T2,..", help="Theta to start from.")
-@click.option("--optimizer", default="bobyqa", show_default=True, metavar="NAME", help="Method of the search.")
+@click.option(
+    "--optimizer",
+    default="newton",
+    show_default=True,
+    metavar="NAME",
+    help="newton, or a method of nlopt: bobyqa, lbfgs, cobyla, neldermead, sbplx.",
+)
 @click.option("--maxeval", type=click.IntRange(min=1), metavar="N", help="Evaluations of the objective at most.")
 @click.option("--out", metavar="DIR", help="Save the fit: JSON and Parquet.")
 @quiet_option

@@ -226,8 +226,8 @@ class LinearMixedModelFit:
     def _conditional_variances(self) -> tuple[Array, ...]:
         if self.model is None:
             raise ModelError("a saved fit holds no crossproducts: fit them again (bigmm.load(crossproducts).fit(start=fit.theta))")
-        _, evaluation = self.model.evaluate(self.theta)
-        return tuple(self.sigma**2 * relative for relative in self.model.pls.conditional_variances(evaluation))
+        self.model.evaluate(self.theta)
+        return tuple(self.sigma**2 * relative for relative in self.model.pls.conditional_variances())
 
     def summary(self) -> str:
         """The fit as text, in lme4's layout."""

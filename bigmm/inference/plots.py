@@ -12,6 +12,7 @@ from bigmm.crossproducts import CrossProducts
 from bigmm.errors import ModelError
 from bigmm.solver.model import build_model
 from bigmm.solver.pls import PenalizedLeastSquares
+from bigmm.solver.roots import SparseRoot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,10 +57,8 @@ def factor_matrices(
     ordering: Any = "default" if permute else "natural"
     pls = PenalizedLeastSquares(selected.blocks, selected.covariance, leaves=False, ordering=ordering, simplicial=True)
     pls.evaluate(selected.covariance.theta0 if theta is None else theta)
-    assert pls.factor is not None
-    root = pls.layout.root
-    whole = sp.csc_array((pls.factor.values, root.indices, root.indptr), shape=(root.r, root.r))
-    return sp.csc_array(sp.tril(whole)), sp.csc_array(pls.factor.L())
+    assert isinstance(pls.factor, SparseRoot)
+    return pls.factor.matrix(), sp.csc_array(pls.factor.factor.L())
 
 
 def _image(axes: Axes, matrix: sp.csc_array, title: str) -> None:

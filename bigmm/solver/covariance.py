@@ -82,6 +82,24 @@ class RelativeCovariance:
             out[term.group][term.columns, term.columns] = self.template(term, theta)
         return out
 
+    @property
+    def entries(self) -> list[tuple[int, int, int]]:
+        """Grouping factor, row and column in T_g of every entry of theta."""
+        out = []
+        for term in self.terms:
+            rows, columns = _lower(term.size)
+            out += [(term.group, int(r) + term.columns.start, int(c) + term.columns.start) for r, c in zip(rows, columns, strict=True)]
+        return out
+
+    def gather(self, matrices: list[Array]) -> Array:
+        """One value for every entry of theta from one (k_g, k_g) matrix a grouping factor."""
+        return np.array([matrices[g][row, column] for g, row, column in self.entries])
+
+    @staticmethod
+    def entries_of(T: Array) -> Array:
+        """Entries of theta that one term's template holds: its lower triangle by columns."""
+        return T[_lower(len(T))]
+
     @staticmethod
     def template(term: TermCovariance, theta: Array) -> Array:
         """T of one term, shape (k, k)."""

@@ -1,7 +1,7 @@
 """Compiled loops over leaves and over the root's columns.
 
-Each thread owns columns of S (or leaves), so that there are no locks and the bits do not depend on the number of
-threads.
+Each thread owns columns of the root (or leaves), so that there are no locks, and sums are taken in an order that does
+not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ import numpy as np
 from bigmm.columns import Array
 from bigmm.solver.layout import Index
 
+_jit = numba.njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
-@numba.njit(cache=True, parallel=True)
+
+@_jit
 def leaf_factors(ZtZ: Array, T: Array, V: Array, logdet_of: Array) -> None:
     """V_j = L_j^-1 T' with L_j L_j' = T'(Z'Z)_j T + I, into `V` (q, k, k), and 2 log|L_j| into `logdet_of` (q,).
 
     W_j = V_j'V_j = T D_j^-1 T' is what elimination of leaf j needs.
     """
     q, k = ZtZ.shape[0], ZtZ.shape[1]
+    if k == 1:
+        for j in numba.prange(q):
+            d = T[0, 0] * T[0, 0] * ZtZ[j, 0, 0] + 1.0
+            V[j, 0, 0] = T[0, 0] / np.sqrt(d)
+            logdet_of[j] = np.log(d)
+        return
     for j in numba.prange(q):
         D = np.zeros((k, k))
         for a in range(k):
@@ -46,9 +54,12 @@ def leaf_factors(ZtZ: Array, T: Array, V: Array, logdet_of: Array) -> None:
                 V[j, a, column] = total / D[a, a]
 
 
-@numba.njit(cache=True, parallel=True)
-def leaf_rows(indptr: Index, values: Array, V: Array, B: Array) -> None:
-    """B_j = V_j C_j, into `B` (nnz, k): the scaled rows of the leaves."""
+@_jit
+def leaf_rows(indptr: Index, indices: Index, values: Array, V: Array, T_rows: Array, B: Array) -> None:
+    """B_j = V_j C_j Lambda, into `B` (nnz, k).
+
+    `T_rows` (r, kmax) holds, for each root column, the entries of its template from its own diagonal entry down.
+    """
     k = V.shape[1]
     for j in numba.prange(len(indptr) - 1):
         for e in range(indptr[j], indptr[j + 1]):
@@ -57,84 +68,191 @@ def leaf_rows(indptr: Index, values: Array, V: Array, B: Array) -> None:
                 for b in range(k):
                     total += V[j, a, b] * values[e, b]
                 B[e, a] = total
+        for e in range(indptr[j], indptr[j + 1]):
+            column = indices[e]
+            for a in range(k):
+                total = T_rows[column, 0] * B[e, a]
+                for down in range(1, T_rows.shape[1]):
+                    if T_rows[column, down] != 0.0:
+                        total += T_rows[column, down] * B[e + down, a]
+                B[e, a] = total
 
 
-@numba.njit(cache=True, parallel=True)
-def subtract_leaves(
-    indptr: Index,
-    indices: Index,
-    ZtZ: Array,
-    leaf_indptr: Index,
-    leaf_indices: Index,
-    root_indptr: Index,
-    root_leaves: Index,
-    root_entries: Index,
-    level_of: Index,
-    B: Array,
-    threads: int,
-    out: Array,
+@_jit
+def subtract_from_dense(
+    root_indptr: Index, root_leaves: Index, root_entries: Index, indptr: Index, indices: Index, B: Array, S: Array
 ) -> None:
-    """S = Z'Z - sum_j B_j'B_j on S's pattern, into `out`; each of `threads` owns every threads-th column."""
-    r, k = len(indptr) - 1, B.shape[1]
-    work = np.zeros((threads, r))
-    for block in numba.prange(threads):
-        sums = work[block]
-        for c in range(block, r, threads):
-            first = level_of[c]
-            for t in range(root_indptr[c], root_indptr[c + 1]):
-                own, stop = root_entries[t], leaf_indptr[root_leaves[t] + 1]
-                start = own
-                while start > leaf_indptr[root_leaves[t]] and leaf_indices[start - 1] >= first:
-                    start -= 1
-                for e in range(start, stop):
+    """Upper triangle of S (r, r) less sum_j B_j'B_j; a thread owns a row."""
+    r, k = len(S), B.shape[1]
+    for c in numba.prange(r):
+        row = S[c]
+        for t in range(root_indptr[c], root_indptr[c + 1]):
+            own, stop = root_entries[t], indptr[root_leaves[t] + 1]
+            if k == 1:
+                b = B[own, 0]
+                for e in range(own, stop):
+                    row[indices[e]] -= b * B[e, 0]
+            else:
+                for e in range(own, stop):
                     total = 0.0
                     for a in range(k):
                         total += B[own, a] * B[e, a]
-                    sums[leaf_indices[e]] += total
-            for e in range(indptr[c], indptr[c + 1]):
-                out[e] = ZtZ[e] - sums[indices[e]]
-                sums[indices[e]] = 0.0
+                    row[indices[e]] -= total
 
 
-@numba.njit(cache=True, parallel=True)
-def subtract_borders(ZtXy: Array, root_indptr: Index, root_leaves: Index, root_entries: Index, B: Array, VtXy: Array, out: Array) -> None:
-    """Z'[X y] of the root less sum_j B_j' V_j (Z_1'[X y])_j, into `out` (r, p + 1)."""
-    r, width = ZtXy.shape
+@_jit
+def subtract_from_sparse(
+    root_indptr: Index,
+    root_leaves: Index,
+    root_entries: Index,
+    indptr: Index,
+    indices: Index,
+    B: Array,
+    S_indptr: Index,
+    S_indices: Index,
+    work: Array,
+    S: Array,
+) -> None:
+    """Values of S on its pattern (lower triangle by columns) less sum_j B_j'B_j; row w of `work` belongs to one thread."""
+    r, k, threads = len(S_indptr) - 1, B.shape[1], len(work)
+    for w in numba.prange(threads):
+        sums = work[w]
+        for c in range(w, r, threads):
+            for t in range(root_indptr[c], root_indptr[c + 1]):
+                own, stop = root_entries[t], indptr[root_leaves[t] + 1]
+                for e in range(own, stop):
+                    total = 0.0
+                    for a in range(k):
+                        total += B[own, a] * B[e, a]
+                    sums[indices[e]] += total
+            for e in range(S_indptr[c], S_indptr[c + 1]):
+                S[e] -= sums[S_indices[e]]
+                sums[S_indices[e]] = 0.0
+
+
+@_jit
+def subtract_borders(root_indptr: Index, root_leaves: Index, root_entries: Index, B: Array, VtW: Array, out: Array) -> None:
+    """`out` (r, columns) less sum_j B_j' VtW_j; VtW is (q, k, columns)."""
+    r, width = out.shape
     k = B.shape[1]
     for c in numba.prange(r):
-        for w in range(width):
-            out[c, w] = ZtXy[c, w]
         for t in range(root_indptr[c], root_indptr[c + 1]):
             leaf, e = root_leaves[t], root_entries[t]
             for a in range(k):
                 for w in range(width):
-                    out[c, w] -= B[e, a] * VtXy[leaf, a, w]
+                    out[c, w] -= B[e, a] * VtW[leaf, a, w]
 
 
-@numba.njit(cache=True, parallel=True)
-def scale_root(indptr: Index, indices: Index, level_of: Index, k_of: Index, inner_of: Index, T: Array, data: Array, out: Array) -> None:
-    """Lambda' S Lambda + I on S's pattern, into `out`; `T` (r, max k) holds row by row each column's template."""
-    for c in numba.prange(len(indptr) - 1):
-        first, size, inner = level_of[c], k_of[c], inner_of[c]
-        start, length = indptr[c], indptr[c + 1] - indptr[c]
-        for e in range(length):
-            row = indices[start + e]
-            block = e - inner_of[row]  # where this row's level begins among the column's rows
-            total = 0.0
-            for b in range(inner, size):
-                other = indptr[first + b]
-                for a in range(inner_of[row], k_of[row]):
-                    total += T[level_of[row] + a, inner_of[row]] * data[other + block + a] * T[first + b, inner]
-            out[start + e] = total + 1.0 if row == c else total
-
-
-@numba.njit(cache=True, parallel=True)
-def apply_leaf_rows(indptr: Index, indices: Index, values: Array, x: Array, out: Array) -> None:
-    """C_j x for every leaf, into `out` (q, k); x (r,) lives on the root."""
-    k = values.shape[1]
+@_jit
+def leaf_effects(indptr: Index, indices: Index, B: Array, V: Array, VtW: Array, U: Array, out: Array) -> None:
+    """V_j'(VtW_j - B_j U), into `out` (q, k, columns): the leaves' part of the solution for every column of W."""
+    k, width = V.shape[1], VtW.shape[2]
     for j in numba.prange(len(indptr) - 1):
+        left = np.empty((k, width))
         for a in range(k):
-            total = 0.0
-            for e in range(indptr[j], indptr[j + 1]):
-                total += values[e, a] * x[indices[e]]
-            out[j, a] = total
+            for w in range(width):
+                left[a, w] = VtW[j, a, w]
+        for e in range(indptr[j], indptr[j + 1]):
+            for a in range(k):
+                for w in range(width):
+                    left[a, w] -= B[e, a] * U[indices[e], w]
+        for b in range(k):
+            for w in range(width):
+                total = 0.0
+                for a in range(k):
+                    total += V[j, a, b] * left[a, w]
+                out[j, b, w] = total
+
+
+@_jit
+def unscale_leaf_rows(indptr: Index, V: Array, B: Array) -> None:
+    """B_j becomes V_j'B_j = W_j C_j Lambda, in place."""
+    k = V.shape[1]
+    for j in numba.prange(len(indptr) - 1):
+        old = np.empty(k)
+        for e in range(indptr[j], indptr[j + 1]):
+            for a in range(k):
+                old[a] = B[e, a]
+            for b in range(k):
+                total = 0.0
+                for a in range(k):
+                    total += V[j, a, b] * old[a]
+                B[e, b] = total
+
+
+@_jit
+def traces_from_dense(
+    root_indptr: Index, root_leaves: Index, root_entries: Index, indptr: Index, indices: Index, G: Array, inverse: Array, out: Array
+) -> None:
+    """Row c's part of sum_j G_j S^-1 G_j', into `out` (r, k, k); `inverse` (r, r) holds its upper triangle."""
+    r, k = len(inverse), G.shape[1]
+    for c in numba.prange(r):
+        row = inverse[c]
+        x = np.empty(k)
+        for a in range(k):
+            for b in range(k):
+                out[c, a, b] = 0.0
+        for t in range(root_indptr[c], root_indptr[c + 1]):
+            own, stop = root_entries[t], indptr[root_leaves[t] + 1]
+            if k == 1:
+                total = 0.5 * row[c] * G[own, 0]
+                for e in range(own + 1, stop):
+                    total += row[indices[e]] * G[e, 0]
+                out[c, 0, 0] += 2.0 * total * G[own, 0]
+            else:
+                for a in range(k):
+                    x[a] = 0.5 * row[c] * G[own, a]
+                for e in range(own + 1, stop):
+                    for a in range(k):
+                        x[a] += row[indices[e]] * G[e, a]
+                for a in range(k):
+                    for b in range(k):
+                        out[c, a, b] += x[a] * G[own, b] + G[own, a] * x[b]
+
+
+@_jit
+def traces_from_sparse(
+    root_indptr: Index,
+    root_leaves: Index,
+    root_entries: Index,
+    indptr: Index,
+    indices: Index,
+    G: Array,
+    S_indptr: Index,
+    S_indices: Index,
+    inverse: Array,
+    work: Array,
+    out: Array,
+) -> None:
+    """As `traces_from_dense`, with the inverse on S's pattern; row w of `work` belongs to one thread."""
+    r, k, threads = len(S_indptr) - 1, G.shape[1], len(work)
+    for w in numba.prange(threads):
+        row = work[w]
+        x = np.empty(k)
+        for c in range(w, r, threads):
+            for e in range(S_indptr[c], S_indptr[c + 1]):
+                row[S_indices[e]] = inverse[e]
+            for a in range(k):
+                for b in range(k):
+                    out[c, a, b] = 0.0
+            for t in range(root_indptr[c], root_indptr[c + 1]):
+                own, stop = root_entries[t], indptr[root_leaves[t] + 1]
+                for a in range(k):
+                    x[a] = 0.5 * row[c] * G[own, a]
+                for e in range(own + 1, stop):
+                    for a in range(k):
+                        x[a] += row[indices[e]] * G[e, a]
+                for a in range(k):
+                    for b in range(k):
+                        out[c, a, b] += x[a] * G[own, b] + G[own, a] * x[b]
+
+
+@_jit
+def cross_leaves(indptr: Index, indices: Index, values: Array, x: Array, out: Array) -> None:
+    """`out` (q, k, columns) plus C_j x for every leaf; x is (r, columns)."""
+    k, width = values.shape[1], x.shape[1]
+    for j in numba.prange(len(indptr) - 1):
+        for e in range(indptr[j], indptr[j + 1]):
+            for a in range(k):
+                for w in range(width):
+                    out[j, a, w] += values[e, a] * x[indices[e], w]

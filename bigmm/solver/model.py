@@ -14,12 +14,17 @@ from bigmm.errors import ModelError
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice
 from bigmm.solver.cholmod import NotPositiveDefiniteError
+from bigmm.solver.derivatives import Derivatives, differentiate
 from bigmm.solver.optimize import Optimizer, minimize
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
 from bigmm.solver.select import SelectedModel, select
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
+
+
+#: Newton's method starts no diagonal entry below this part of its usual start.
+_LEAST_START = 0.1
 
 
 def build_model(
@@ -119,6 +124,45 @@ class LinearMixedModel:
         value = logdet + nu * (1.0 + np.log(2.0 * np.pi * evaluation.pwrss / nu)) - self.selected.blocks.sum_log_weights
         return float(value), evaluation
 
+    def differentiate(self, evaluation: Evaluation) -> Derivatives:
+        """Gradient and average information in theta, where `evaluate` was called last.
+
+        Every template must be nonsingular: theta's diagonal entries above zero.
+        """
+        return differentiate(self.pls, evaluation, self.degrees_of_freedom, reml=self.reml)
+
+    def gradient(self, theta: npt.ArrayLike) -> Array:
+        """Exact gradient of the objective at a theta whose diagonal entries are above zero.
+
+        Raises
+        ------
+        ModelError
+            As `objective`, and for a diagonal entry of zero, where the derivative is zero whatever the data say.
+        """
+        values = self.selected.covariance.check(theta)
+        if (values[self.lower == 0.0] == 0.0).any():
+            raise ModelError("the gradient at a diagonal theta of 0 is 0 by symmetry and says nothing: ask just above it")
+        try:
+            return self.differentiate(self.evaluate(values)[1]).gradient
+        except NotPositiveDefiniteError as error:
+            raise ModelError(f"no Cholesky factor at theta = {values}: {error}") from None
+
+    @property
+    def scale(self) -> tuple[Array, Array]:
+        """Size of the entries of theta: (start, floor).
+
+        The start makes each random effect's contribution to a row as large as the residual: 1 over the root mean square of
+        its column. At the floor it is a thousandth of what one level's rows could tell from zero.
+        """
+        start, floor = [], []
+        for g, row, column in self.selected.covariance.entries:
+            group = self.selected.blocks.groups[g]
+            square = float(group.ZtZ[:, row, row].sum()) or float(self.selected.blocks.nobs)
+            diagonal = row == column
+            start.append(np.sqrt(self.selected.blocks.nobs / square) if diagonal else 0.0)
+            floor.append(1e-4 * np.sqrt(group.q / square) if diagonal else -np.inf)
+        return np.array(start), np.array(floor)
+
     def fit(
         self,
         start: npt.ArrayLike | None = None,
@@ -130,7 +174,8 @@ class LinearMixedModel:
         Parameters
         ----------
         start : array_like, optional
-            Theta to start from; `theta0` unless given.
+            Theta to start from. Unless given, Newton's method starts where each random effect adds as much to a row's variance
+            as the residual does, and the others at `theta0`.
         optimizer : str or Optimizer, optional
         on_evaluation : callable, optional
             Called with (number, theta, objective) after every evaluation.
@@ -142,7 +187,15 @@ class LinearMixedModel:
         """
         from bigmm.inference.fit import estimate
 
-        settings = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer or "bobyqa")
-        theta = self.selected.covariance.check(self.theta0 if start is None else start)
-        found = minimize(lambda at: self.evaluate(at)[0], theta, self.lower, settings, on_evaluation)
+        settings = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer or "newton")
+        own, floor = self.scale
+        default = own if settings.method == "newton" else self.theta0
+        theta = self.selected.covariance.check(default if start is None else start)
+        if settings.method == "newton":  # from zero, where every direction looks flat, it may not get away
+            theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
+        found = minimize(self._with_derivatives, self.selected.covariance, theta, floor, settings, on_evaluation)
         return estimate(self, found)
+
+    def _with_derivatives(self, theta: Array) -> tuple[float, Callable[[], Derivatives]]:
+        value, evaluation = self.evaluate(theta)
+        return value, lambda: self.differentiate(evaluation)

@@ -1,9 +1,10 @@
-"""The search for theta by nlopt: the only file that knows it."""
+"""The search for theta: Newton's steps, or a method of nlopt; the only file that knows nlopt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import nlopt
 import numpy as np
@@ -11,10 +12,14 @@ import numpy as np
 from bigmm.columns import Array
 from bigmm.errors import ModelError
 from bigmm.solver.cholmod import NotPositiveDefiniteError
+from bigmm.solver.covariance import RelativeCovariance
+from bigmm.solver.derivatives import Derivatives
+from bigmm.solver.newton import newton
 
 _METHODS = {
     "bobyqa": nlopt.LN_BOBYQA,
     "cobyla": nlopt.LN_COBYLA,
+    "lbfgs": nlopt.LD_LBFGS,
     "neldermead": nlopt.LN_NELDERMEAD,
     "sbplx": nlopt.LN_SBPLX,
 }
@@ -26,8 +31,8 @@ _REASONS = {
     nlopt.MAXEVAL_REACHED: "maxeval reached",
     nlopt.MAXTIME_REACHED: "maxtime reached",
 }
-#: A diagonal entry of theta this small is tried at 0 ...
-_SNAP_BELOW = 1e-3
+#: A diagonal entry of theta below this many floors is tried at 0 ...
+_SNAP_FLOORS = 30.0
 #: ... and stays there when the objective rises by no more than this, the rounding of large objectives.
 _SNAP_RISE = 1e-8
 #: Step and slope of the one-sided check at a bound, and how often the search may start again from there.
@@ -41,24 +46,26 @@ class Optimizer:
 
     Attributes
     ----------
-    method : {"bobyqa", "cobyla", "neldermead", "sbplx"}
-        Derivative-free methods of nlopt; BOBYQA is lme4's default too.
+    method : {"newton", "bobyqa", "lbfgs", "cobyla", "neldermead", "sbplx"}
+        Newton's steps with the exact gradient and the average information; or methods of nlopt, of which BOBYQA is
+        lme4's default, and L-BFGS uses the gradient.
     ftol_rel, xtol_abs : float
         Stop when a step changes the objective by less than this part of itself, or every entry of theta by less.
-        The default `ftol_rel` is the rounding of the objective; lme4 stops at an absolute 1e-8.
+        The default `ftol_rel` is the rounding of the objective; lme4 stops at an absolute 1e-8. Newton's method looks at
+        what a step could gain, a tenth of that, and not at `xtol_abs`.
     maxeval : int
         Evaluations at most.
     """
 
-    method: str = "bobyqa"
+    method: str = "newton"
     ftol_rel: float = 4e-14
     xtol_abs: float = 1e-8
     maxeval: int = 100_000
 
     def __post_init__(self) -> None:
         """Refuse what nlopt would not understand."""
-        if self.method not in _METHODS:
-            raise ModelError(f"unknown optimizer {self.method!r}: expected one of {', '.join(_METHODS)}")
+        if self.method not in ("newton", *_METHODS):
+            raise ModelError(f"unknown optimizer {self.method!r}: expected one of newton, {', '.join(_METHODS)}")
         if not (self.ftol_rel >= 0 and self.xtol_abs >= 0 and self.maxeval >= 1):
             raise ModelError("optimizer tolerances must be >= 0 and maxeval >= 1")
 
@@ -82,6 +89,8 @@ class Optimization:
         Why it stopped.
     converged : bool
         It stopped because it could not improve, not because it ran out of evaluations.
+    decrement : float or None
+        How much a further step could lower the objective, by the last gradient and information; None for methods without.
     """
 
     settings: Optimizer
@@ -91,11 +100,16 @@ class Optimization:
     trace: tuple[tuple[Array, float], ...]
     reason: str
     converged: bool
+    decrement: float | None = None
 
     @property
     def nevals(self) -> int:
         """Evaluations of the objective."""
         return len(self.trace)
+
+
+#: Theta to the objective, and what gives its derivatives there.
+Evaluate: TypeAlias = Callable[[Array], "tuple[float, Callable[[], Derivatives]]"]
 
 
 @dataclass(slots=True)
@@ -105,25 +119,35 @@ class _Recorder:
     (Infinity would ruin the quadratic model that BOBYQA keeps.)
     """
 
-    function: Callable[[Array], float]
+    function: Evaluate
     on_evaluation: Callable[[int, Array, float], None] | None
     trace: list[tuple[Array, float]] = field(default_factory=list)
     failure: BaseException | None = None
 
-    def __call__(self, theta: Array) -> float:
+    def evaluate(self, theta: Array) -> tuple[float, Callable[[], Derivatives] | None]:
+        """Objective and derivatives; NaN and None where there are none."""
+        derive: Callable[[], Derivatives] | None = None
         try:
-            value = self.function(theta)
+            value, derive = self.function(theta)
         except NotPositiveDefiniteError:
             value = float("nan")
         self.trace.append((theta.copy(), value))
         if self.on_evaluation is not None:
             self.on_evaluation(len(self.trace), self.trace[-1][0], value)
+        return value, derive
+
+    def __call__(self, theta: Array) -> float:
+        value, _ = self.evaluate(theta)
         return value if np.isfinite(value) else self.trace[0][1]
 
-    def inside_nlopt(self, theta: Array, _gradient: object) -> float:
+    def inside_nlopt(self, theta: Array, gradient: Array) -> float:
         """The same for nlopt, which swallows what is raised inside it."""
         try:
-            return self(theta)
+            if not gradient.size:
+                return self(theta)
+            value, derive = self.evaluate(theta)
+            gradient[:] = derive().gradient if derive is not None else 0.0
+            return value if derive is not None else self.trace[0][1]
         except BaseException as error:
             self.failure = error
             raise nlopt.ForcedStop from error
@@ -134,9 +158,10 @@ class _Recorder:
 
 
 def minimize(
-    function: Callable[[Array], float],
+    function: Evaluate,
+    covariance: RelativeCovariance,
     start: Array,
-    lower: Array,
+    floor: Array,
     settings: Optimizer,
     on_evaluation: Callable[[int, Array, float], None] | None = None,
 ) -> Optimization:
@@ -145,8 +170,10 @@ def minimize(
     Parameters
     ----------
     function : callable
-        Objective of theta; may raise NotPositiveDefiniteError.
-    start, lower : arrays
+        Theta to objective and derivatives; may raise NotPositiveDefiniteError.
+    covariance : RelativeCovariance
+    start, floor : arrays
+        Where to begin; the smallest diagonal entries that differ from zero in any way that counts.
     settings : Optimizer
     on_evaluation : callable, optional
         Called with (number, theta, objective) after every evaluation.
@@ -157,16 +184,38 @@ def minimize(
         When the objective does not exist at the start.
     """
     recorder = _Recorder(function, on_evaluation)
+    decrement = None
+    if settings.method == "newton":
+        reason, converged, decrement = _newton(recorder, covariance, start, floor, settings)
+    else:
+        reason, converged = _nlopt(recorder, covariance.lower, start, floor, settings)
+    theta, objective = _snap(recorder, covariance.lower, floor)
+    return Optimization(settings, start.copy(), theta, objective, tuple(recorder.trace), reason, converged, decrement)
+
+
+def _newton(
+    recorder: _Recorder, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer
+) -> tuple[str, bool, float]:
+    """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall."""
+    found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=settings.maxeval)
+    if found.converged or len(recorder.trace) >= settings.maxeval:
+        return found.reason, found.converged, found.decrement
+    reason, converged = _nlopt(recorder, covariance.lower, recorder.best[0], floor, replace(settings, method="bobyqa"))
+    return f"{found.reason}, then BOBYQA: {reason}", converged, found.decrement
+
+
+def _nlopt(recorder: _Recorder, lower: Array, start: Array, floor: Array, settings: Optimizer) -> tuple[str, bool]:
     if not np.isfinite(recorder(start)):
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
+    if settings.method == "lbfgs":  # the gradient needs a nonsingular Lambda
+        return _search(recorder, np.maximum(start, floor), floor, settings)
     reason, converged = _search(recorder, start, lower, settings)
     for _ in range(_RESTARTS):
         inside = _off_the_edge(recorder, lower)
         if inside is None or not converged:
             break
         reason, converged = _search(recorder, inside, lower, settings)
-    theta, objective = _snap(recorder, lower)
-    return Optimization(settings, start.copy(), theta, objective, tuple(recorder.trace), reason, converged)
+    return reason, converged
 
 
 def _search(recorder: _Recorder, start: Array, lower: Array, settings: Optimizer) -> tuple[str, bool]:
@@ -199,10 +248,10 @@ def _off_the_edge(recorder: _Recorder, lower: Array) -> Array | None:
     return None
 
 
-def _snap(recorder: _Recorder, lower: Array) -> tuple[Array, float]:
+def _snap(recorder: _Recorder, lower: Array, floor: Array) -> tuple[Array, float]:
     """The best point, with diagonal entries near 0 put at 0 one by one where that costs nothing."""
     theta, objective = recorder.best
-    for i in np.flatnonzero((lower == 0.0) & (theta > 0.0) & (theta < _SNAP_BELOW)):
+    for i in np.flatnonzero((lower == 0.0) & (theta > 0.0) & (theta < _SNAP_FLOORS * floor)):
         candidate = theta.copy()
         candidate[i] = 0.0
         value = recorder(candidate)

@@ -1,8 +1,8 @@
 """Penalized least squares at one theta: eliminate the leaves, factor the root, read off the objective.
 
-    leaf j:  L_j L_j' = T'(Z'Z)_j T + I,   V_j = L_j^-1 T',   B_j = V_j (Z_1'Z_root)_j
-    root:    S = Lambda'(Z'Z - sum_j B_j'B_j) Lambda + I = P'L L'P
-             R_W = L^-1 P Lambda'(Z'W - sum_j B_j'V_j(Z_1'W)_j),      W = [X y]
+    leaf j:  L_j L_j' = T'(Z'Z)_j T + I,   V_j = L_j^-1 T',   B_j = V_j (Z_1'Z_root)_j Lambda
+    root:    S = Lambda'Z'Z Lambda + I - sum_j B_j'B_j = P'L L'P
+             R_W = L^-1 P (Lambda'Z'W - sum_j B_j'V_j(Z_1'W)_j),      W = [X y]
     rest:    W'W - sum_j (V_j(Z_1'W)_j)'(..) - R_W'R_W = R'R
              R holds R_X, c_beta, and last on its diagonal the root of pwrss
 
@@ -11,6 +11,7 @@ Bates et al. (2015), JSS 67(1), section 3.4, with the leading block eliminated b
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,10 @@ import numpy.typing as npt
 from bigmm.columns import Array
 from bigmm.solver import elimination
 from bigmm.solver.blocks import ModelBlocks
-from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering, SparseFactor
+from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.layout import Layout, Leaves, lay_out
+from bigmm.solver.roots import root_factor
 from bigmm.solver.threads import loop_threads, looping
 
 #: Right-hand sides that are solved for at once; bounds the memory of conditional variances.
@@ -59,6 +61,35 @@ class Evaluation:
     def logdet_RX(self) -> float:
         """log|R_X|^2."""
         return float(2.0 * np.log(np.diag(self.RX)).sum())
+
+    @property
+    def beta(self) -> Array:
+        """Fixed effects: R_X beta = c_beta."""
+        return np.asarray(np.linalg.solve(self.RX, self.R[:-1, -1]), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reduced:
+    """Columns on the original scale, Z'C, with the random effects taken out: what any column of W goes through.
+
+    Attributes
+    ----------
+    leaves : (q, k, columns) or None
+        V_j (Z_1'C)_j.
+    root : (r, columns)
+        L^-1 P (Lambda'Z'C - sum_j B_j'V_j(Z_1'C)_j).
+    """
+
+    leaves: Array | None
+    root: Array
+
+    def gram(self) -> Array:
+        """(Lambda'Z'C)'(Lambda'Z'Z Lambda + I)^-1 (Lambda'Z'C), shape (columns, columns)."""
+        inner = self.root.T @ self.root
+        if self.leaves is not None:
+            flat = self.leaves.reshape(-1, inner.shape[0])
+            inner = inner + flat.T @ flat
+        return inner
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,17 +134,20 @@ class PenalizedLeastSquares:
         self.blocks = blocks
         self.covariance = covariance
         self.layout: Layout = lay_out(blocks, leaves=leaves)
-        root, width = self.layout.root, blocks.p + 1
-        self.factor = SparseFactor(root.indptr, root.indices, ordering, simplicial=simplicial) if root.r else None
-        self._reduced = np.empty(len(root.indices))
-        self._border = np.empty((root.r, width))
-        self._workers = loop_threads(self._work())
+        self.factor = root_factor(self.layout, ordering, simplicial=simplicial)
+        self.templates: list[Array] = []
+        self.W: Reduced | None = None
+        self._threads = loop_threads(0.0)
         if (found := self.layout.leaves) is not None:
             q, k = found.ZtZ.shape[:2]
-            self._V = np.zeros((q, k, k))
-            self._VtXy = np.empty((q, k, width))
-            self._B = np.empty_like(found.values)
+            self.V = np.zeros((q, k, k))
+            self.B = np.empty_like(found.values)
             self._logdet_of = np.empty(q)
+            self._threads = loop_threads(float((np.diff(found.indptr).astype(np.float64) ** 2).sum() / 2 * k))
+
+    def looping(self) -> AbstractContextManager[None]:
+        """A context in which compiled loops have as many threads as their work is worth."""
+        return looping(self._threads)
 
     def evaluate(self, theta: npt.ArrayLike) -> Evaluation:
         """Factor everything at theta.
@@ -126,152 +160,129 @@ class PenalizedLeastSquares:
             When rounding has left no positive definite matrix.
         """
         values = self.covariance.check(theta)
-        with looping(self._workers):
+        with self.looping():
             return self._evaluate(values)
 
-    def _work(self) -> float:
-        """Multiplications in the loops over leaves: for each pair of a leaf's root columns, k."""
-        if self.layout.leaves is None:
-            return 0.0
-        lengths = np.diff(self.layout.leaves.indptr).astype(np.float64)
-        return float((lengths**2).sum() / 2 * self.layout.leaves.ZtZ.shape[1])
-
     def _evaluate(self, values: Array) -> Evaluation:
-        templates = self.covariance.templates(values)
+        self.templates = self.covariance.templates(values)
         logdet = 0.0
-        rest = self.blocks.XytXy.copy()
-        if self.layout.leaves is not None and self.layout.leading is not None:
-            logdet += self._eliminate(self.layout.leaves, templates[self.layout.leading], rest)
-        else:
-            self._reduced[:] = self.layout.root.ZtZ
-            self._border[:] = self.layout.root.ZtXy
+        leaves, root = self.layout.leaves, self.layout.root
+        if leaves is not None and self.layout.leading is not None:
+            elimination.leaf_factors(leaves.ZtZ, self.templates[self.layout.leading], self.V, self._logdet_of)
+            logdet += float(self._logdet_of.sum())
+            if root.r:
+                elimination.leaf_rows(leaves.indptr, leaves.indices, leaves.values, self.V, self._template_rows(), self.B)
         if self.factor is not None:
-            logdet += self._factor_root(templates, rest)
-        return Evaluation(values.copy(), logdet, _upper_factor(rest))
+            self.factor.assemble(self.root_templates, None if leaves is None else self.B)
+            self.factor.factorize()
+            logdet += self.factor.logdet()
+        self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy)
+        return Evaluation(values.copy(), logdet, _upper_factor(self.blocks.XytXy - self.W.gram()))
 
-    def _eliminate(self, leaves: Leaves, T: Array, rest: Array) -> float:
-        """Take the leaves out of the root, its border and W'W; returns their log-determinant."""
-        root = self.layout.root
-        elimination.leaf_factors(leaves.ZtZ, T, self._V, self._logdet_of)
-        np.matmul(self._V, leaves.ZtXy, out=self._VtXy)
-        flat = self._VtXy.reshape(-1, rest.shape[0])
-        rest -= flat.T @ flat
-        if root.r:
-            elimination.leaf_rows(leaves.indptr, leaves.values, self._V, self._B)
-            own = (leaves.root_indptr, leaves.root_leaves, leaves.root_entries)
-            pattern = (root.indptr, root.indices, root.ZtZ, leaves.indptr, leaves.indices)
-            elimination.subtract_leaves(*pattern, *own, root.level_of, self._B, self._workers, self._reduced)
-            elimination.subtract_borders(root.ZtXy, *own, self._B, self._VtXy, self._border)
-        return float(self._logdet_of.sum())
+    @property
+    def root_templates(self) -> list[Array]:
+        """Templates of the root's factors."""
+        return [self.templates[g] for g in self.layout.root.groups]
 
-    def _factor_root(self, templates: list[Array], rest: Array) -> float:
-        assert self.factor is not None
+    def _template_rows(self) -> Array:
+        """For each root column the entries of its template's column from the diagonal down, padded with zeros."""
         root = self.layout.root
-        T = self._root_templates(templates)
-        elimination.scale_root(root.indptr, root.indices, root.level_of, root.k_of, root.inner_of, T, self._reduced, self.factor.values)
-        self.factor.factorize()
-        RW = self.factor.solve_L(self._Lambda_t(templates, self._border))
-        rest -= RW.T @ RW
-        self._RW = RW
-        return self.factor.logdet()
+        rows = np.zeros((root.r, max(root.sizes)))
+        for part, T, k in zip(root.split(rows), self.root_templates, root.sizes, strict=True):
+            for inner in range(k):
+                part[:, inner, : k - inner] = T[inner:, inner]
+        return rows
 
-    def _root_templates(self, templates: list[Array]) -> Array:
-        """Each root column's row of its template, padded, shape (r, max k)."""
-        root = self.layout.root
-        out = np.zeros((root.r, max(self.blocks.groups[g].k for g in root.groups)))
-        for g, start, stop in zip(root.groups, root.offsets, root.offsets[1:], strict=False):
-            k = self.blocks.groups[g].k
-            out[start:stop, :k] = np.tile(templates[g], (self.blocks.groups[g].q, 1))
+    def reduce(self, leaves_C: Array | None, root_C: Array) -> Reduced:
+        """Take the random effects out of Z'C for any columns C; see `Reduced`."""
+        leaves = self.layout.leaves
+        reduced_leaves = None if leaves_C is None else self.V @ leaves_C
+        if self.factor is None:
+            return Reduced(reduced_leaves, root_C)
+        border = self.scale(root_C, transposed=True)
+        if leaves is not None and reduced_leaves is not None:
+            elimination.subtract_borders(leaves.root_indptr, leaves.root_leaves, leaves.root_entries, self.B, reduced_leaves, border)
+        return Reduced(reduced_leaves, self.factor.solve_L(border))
+
+    def scale(self, x: Array, *, transposed: bool = False) -> Array:
+        """Lambda x, or Lambda'x, on the root; x is (r, columns)."""
+        out = np.empty_like(x)
+        for into, part, T in zip(self.layout.root.split(out), self.layout.root.split(x), self.root_templates, strict=True):
+            np.matmul(T.T if transposed else T, part, out=into)
         return out
 
-    def _Lambda_t(self, templates: list[Array], x: Array) -> Array:
-        """Lambda' x on the root, x of shape (r, columns)."""
-        return self._by_level([T.T for T in templates], x)
+    def spherical(self, columns: Reduced) -> Array:
+        """The root's spherical random effects for each column, S^-1 of its border: (r, columns)."""
+        return columns.root if self.factor is None else self.factor.solve_Lt(columns.root)
 
-    def _by_level(self, matrices: list[Array], x: Array) -> Array:
-        root = self.layout.root
-        out = np.empty_like(x)
-        for g, start, stop in zip(root.groups, root.offsets, root.offsets[1:], strict=False):
-            k = self.blocks.groups[g].k
-            out[start:stop] = (matrices[g] @ x[start:stop].reshape(-1, k, x.shape[1])).reshape(-1, x.shape[1])
+    def _leaf_effects(self, leaves: Leaves, columns: Array, spherical: Array) -> Array:
+        """The leaves' random effects for each column, on the original scale: V_j'(V_j(Z_1'C)_j - B_j u_root)."""
+        out = np.empty_like(columns)
+        elimination.leaf_effects(leaves.indptr, leaves.indices, self.B, self.V, columns, spherical, out)
+        return out
+
+    def effects(self, columns: Reduced) -> list[Array]:
+        """Lambda (Lambda'Z'Z Lambda + I)^-1 Lambda'Z'C by grouping factor, (q, k, columns) each."""
+        out: list[Array] = [np.zeros(0)] * len(self.blocks.groups)
+        u = self.spherical(columns)
+        for g, part in zip(self.layout.root.groups, self.layout.root.split(self.scale(u)), strict=True):
+            out[g] = part
+        if self.layout.leaves is not None and self.layout.leading is not None and columns.leaves is not None:
+            out[self.layout.leading] = self._leaf_effects(self.layout.leaves, columns.leaves, u)
         return out
 
     def solve(self, evaluation: Evaluation) -> Solution:
-        """Fixed effects and conditional modes at the theta that was evaluated last.
+        """Fixed effects and conditional modes at the theta that was evaluated last."""
+        assert self.W is not None
+        residual = np.append(-evaluation.beta, 1.0)[:, None]
+        mine = Reduced(None if self.W.leaves is None else self.W.leaves @ residual, self.W.root @ residual)
+        return Solution(evaluation.beta, tuple(part[:, :, 0] for part in self.effects(mine)))
 
-        R_X beta = c_beta;  L'P u = R_y - R_X beta;  b_root = Lambda u;
-        b_j = V_j'V_j (Z_1'(y - X beta) - Z_1'Z_root b_root)_j.
-        """
-        p = self.blocks.p
-        beta = np.asarray(np.linalg.solve(evaluation.RX, evaluation.R[:p, p]), dtype=np.float64)
-        residual = np.append(-beta, 1.0)
-        templates = self.covariance.templates(evaluation.theta)
-        b: list[Array] = [np.zeros(0)] * len(self.blocks.groups)
-        root, leaves = self.layout.root, self.layout.leaves
-        b_root = np.zeros(0)
-        if self.factor is not None:
-            u = self.factor.solve_Lt(self._RW @ residual)
-            b_root = self._by_level(templates, u[:, None])[:, 0]
-            for g, start, stop in zip(root.groups, root.offsets, root.offsets[1:], strict=False):
-                b[g] = b_root[start:stop].reshape(-1, self.blocks.groups[g].k)
-        if leaves is not None and self.layout.leading is not None:
-            right = leaves.ZtXy @ residual
-            if root.r:
-                met = np.empty_like(right)
-                elimination.apply_leaf_rows(leaves.indptr, leaves.indices, leaves.values, b_root, met)
-                right -= met
-            b[self.layout.leading] = np.einsum("jba,jb->ja", self._V, np.einsum("jab,jb->ja", self._V, right))
-        return Solution(beta, tuple(b))
-
-    def conditional_variances(self, evaluation: Evaluation) -> tuple[Array, ...]:
+    def conditional_variances(self) -> tuple[Array, ...]:
         """Lambda [diagonal blocks of (Lambda'Z'Z Lambda + I)^-1] Lambda', one (q, k, k) array a grouping factor.
 
         Times sigma^2 they are the variances of the random effects given y and beta, lme4's ``postVar``.
-        At the theta that was evaluated last.
         """
-        templates = self.covariance.templates(evaluation.theta)
         out: list[Array] = [np.zeros(0)] * len(self.blocks.groups)
         root, leaves = self.layout.root, self.layout.leaves
-        for g, start, stop in zip(root.groups, root.offsets, root.offsets[1:], strict=False):
-            out[g] = self._root_variances(templates, g, start, stop)
+        for g, k, start, stop in zip(root.groups, root.sizes, root.offsets, root.offsets[1:], strict=False):
+            out[g] = self._root_variances(k, start, stop)
         if leaves is not None and self.layout.leading is not None:
-            W = np.einsum("jba,jbc->jac", self._V, self._V)
-            out[self.layout.leading] = W + self._leaf_variances(templates, leaves) if root.r else W
+            W = np.einsum("jba,jbc->jac", self.V, self.V)
+            out[self.layout.leading] = W + self._leaf_variances(leaves) if root.r else W
         return tuple(out)
 
-    def _root_variances(self, templates: list[Array], g: int, start: int, stop: int) -> Array:
+    def _root_variances(self, k: int, start: int, stop: int) -> Array:
         """Columns of L^-1 P Lambda' give the diagonal blocks of Lambda S^-1 Lambda'."""
-        k, blocks = self.blocks.groups[g].k, []
+        blocks = []
         step = max(_BATCH // k, 1) * k
         for first in range(start, stop, step):
             last = min(first + step, stop)
             right = np.zeros((self.layout.root.r, last - first))
             right[np.arange(first, last), np.arange(last - first)] = 1.0
-            blocks.append(self._squares(self._Lambda_t(templates, right), k))
+            blocks.append(self._squares(self.scale(right, transposed=True), k))
         return np.concatenate(blocks)
 
-    def _leaf_variances(self, templates: list[Array], leaves: Leaves) -> Array:
-        """V_j' B_j Lambda S^-1 Lambda' B_j' V_j, from the columns of L^-1 P Lambda' B_j'."""
-        k, blocks = self._V.shape[1], []
+    def _leaf_variances(self, leaves: Leaves) -> Array:
+        """V_j' B_j S^-1 B_j' V_j, from the columns of L^-1 P B_j'."""
+        k, blocks = self.V.shape[1], []
         step = max(_BATCH // k, 1)
-        for first in range(0, len(self._V), step):
-            last = min(first + step, len(self._V))
+        for first in range(0, len(self.V), step):
+            last = min(first + step, len(self.V))
             right = np.zeros((self.layout.root.r, (last - first) * k))
             entries = slice(leaves.indptr[first], leaves.indptr[last])
             leaf = np.repeat(np.arange(last - first), np.diff(leaves.indptr[first : last + 1]))
             for a in range(k):
-                right[leaves.indices[entries], leaf * k + a] = self._B[entries, a]
-            inner = self._squares(self._Lambda_t(templates, right), k)
-            V = self._V[first:last]
-            blocks.append(np.einsum("jba,jbc,jcd->jad", V, inner, V))
+                right[leaves.indices[entries], leaf * k + a] = self.B[entries, a]
+            V = self.V[first:last]
+            blocks.append(np.einsum("jba,jbc,jcd->jad", V, self._squares(right, k), V))
         return np.concatenate(blocks)
 
     def _squares(self, right: Array, k: int) -> Array:
         """Diagonal k x k blocks of right' S^-1 right."""
         assert self.factor is not None
         columns = self.factor.solve_L(right).reshape(len(right), -1, k)
-        blocks: Array = np.einsum("rja,rjb->jab", columns, columns)
-        return blocks
+        return np.asarray(np.einsum("rja,rjb->jab", columns, columns))
 
 
 def _upper_factor(matrix: Array) -> Array:

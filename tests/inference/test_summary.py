@@ -20,7 +20,7 @@ Golden = Callable[[str, str], None]
 def text_of(fit: bigmm.LinearMixedModelFit) -> str:
     """The summary; how the search ended depends on the processor's rounding."""
     assert str(fit) == fit.summary()
-    text, found = re.subn(r"[fx]tol reached after \d+ evaluations", "tolerance reached after N evaluations", fit.summary())
+    text, found = re.subn(r"after \d+ evaluations", "after N evaluations", fit.summary())
     assert found == 1
     return text
 
@@ -75,9 +75,9 @@ def test_no_fixed_effects() -> None:
 
 
 def test_not_converged() -> None:
-    fit = bigmm.lmer("Reaction ~ Days + (Days | Subject)", read_data("sleepstudy"), optimizer=bigmm.Optimizer(maxeval=8))
+    fit = bigmm.lmer("Reaction ~ Days + (Days | Subject)", read_data("sleepstudy"), optimizer=bigmm.Optimizer(maxeval=3))
     assert not fit.converged
-    assert fit.nevals >= 8
+    assert fit.nevals >= 3
     assert "NOT CONVERGED" in fit.summary()
 
 

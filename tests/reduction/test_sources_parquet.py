@@ -143,7 +143,7 @@ def test_types_over_files(tmp_path: Path) -> None:
             "t": pa.array(["a"]).dictionary_encode(),
             "u": pa.array([None], pa.null()),
             "d": pa.array([Decimal("1.5")], pa.decimal128(9, 1)),
-            "k": pa.array([Decimal("12")], pa.decimal128(38, 0)),
+            "k": pa.array([Decimal(12)], pa.decimal128(38, 0)),
             "b": pa.array([b"z"]),
         }
     )
