@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bigmm.errors import BigmmError, ClusterError, DataError, FormulaError, LabelError, ModelError, StorageError
+from bigmm.errors import BigmmError, ClusterError, DataError, FormulaError, LabelError, ModelError, PrecisionWarning, StorageError
 
 if TYPE_CHECKING:
     from bigmm.crossproducts import CrossProducts
@@ -37,6 +37,7 @@ __all__ = [
     "LinearMixedModelFit",
     "ModelError",
     "Optimizer",
+    "PrecisionWarning",
     "Progress",
     "StorageError",
     "lmer",

@@ -19,7 +19,9 @@ from bigmm.levels import Refs, level_types, union
 
 _INT32_MAX = np.iinfo(np.int32).max
 #: A cell is empty when subtraction leaves this part of its weight or less: the rounding of sums of weights.
-_VANISHED = 1e-10
+_VANISHED = 1e-13
+#: Between the two it cannot be told whether rows with small weights are left.
+_UNCLEAR = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,16 @@ def _add_rows(counts: Sequence[RowCounts]) -> RowCounts:
 
 def _common_design(parts: Sequence[CrossProducts]) -> Design:
     first = parts[0].design
+    categories = dict(first.categories)
     for part in parts[1:]:
         if part.design is not first:
             _check_same(first, part.design)
-    return first
+            for name, levels in part.design.categories.items():
+                if categories.setdefault(name, levels) != levels:
+                    raise LabelError(
+                        f"two orders of the categories of {name!r}: {categories[name]} and {levels}; declare one and reduce again"
+                    )
+    return first if categories == dict(first.categories) else replace(first, categories=categories)
 
 
 def _check_same(first: Design, other: Design) -> None:
@@ -270,8 +278,16 @@ def _cell_weights(columns: tuple[Column, ...], squares: Array) -> Array:
 
 
 def _has_rows(columns: tuple[Column, ...], before: Mapping[Column, float], after: Array) -> npt.NDArray[np.bool_]:
-    left = [not column.cell or weight > _VANISHED * before[column] for column, weight in zip(columns, after, strict=True)]
-    return np.array(left, dtype=bool)
+    """Which columns have rows left: those whose weight is more than rounding of the weight before."""
+    left = np.array([1.0 if not column.cell else weight / before[column] for column, weight in zip(columns, after, strict=True)])
+    unclear = (left > _VANISHED) & (left < _UNCLEAR)
+    if unclear.any():
+        name = columns[int(np.argmax(unclear))].name
+        raise LabelError(
+            f"cannot subtract: {left[unclear].max():.0e} of the weight of {name!r} would be left, too little to tell from rounding; "
+            "reduce the remaining rows instead"
+        )
+    return left > _VANISHED
 
 
 def _drop_empty(cp: CrossProducts) -> CrossProducts:

@@ -76,10 +76,12 @@ class Design:
     @property
     def groups(self) -> tuple[GroupDesign, ...]:
         """One for each distinct grouping factor, in the formula's order."""
-        terms: dict[tuple[str, ...], list[Term]] = {}
+        terms: dict[frozenset[str], list[Term]] = {}
+        names: dict[frozenset[str], tuple[str, ...]] = {}  # (1 | a:b) and (1 | b:a) have the same levels
         for random in self.formula.random:
-            terms.setdefault(random.group, []).extend(random.terms)
-        return tuple(GroupDesign(names, z_blocks(on_group, self.kinds)) for names, on_group in terms.items())
+            terms.setdefault(frozenset(random.group), []).extend(random.terms)
+            names.setdefault(frozenset(random.group), random.group)
+        return tuple(GroupDesign(names[key], z_blocks(on_group, self.kinds)) for key, on_group in terms.items())
 
     def check(self) -> None:
         """See that the formula's arithmetic, the response, weights and offset are numbers.

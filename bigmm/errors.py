@@ -54,3 +54,7 @@ class ClusterError(BigmmError):
 
 class StorageError(BigmmError):
     """Saved crossproducts or fits that cannot be read: absent, damaged, of another version."""
+
+
+class PrecisionWarning(UserWarning):
+    """Crossproducts in double precision cannot carry the digits that a model asks for."""

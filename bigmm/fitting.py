@@ -10,6 +10,7 @@ import numpy.typing as npt
 from bigmm.design import NaAction
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice, check_contrasts
+from bigmm.reduction.arguments import check_column_names
 from bigmm.reduction.progress import Progress, ProgressCallback
 from bigmm.reduction.reduce import reduce
 
@@ -59,7 +60,8 @@ def lmer(
     ----------
     Bates, Maechler, Bolker and Walker (2015), "Fitting linear mixed-effects models using lme4", JSS 67(1).
     """
-    check_contrasts(contrasts or {}, parse_formula(formula).fixed)
+    check_column_names(weights, offset)
+    check_contrasts({} if contrasts is None else contrasts, parse_formula(formula).fixed)
     cp = reduce(
         formula,
         data,

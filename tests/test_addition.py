@@ -364,3 +364,23 @@ class TestInvariances:
         changed = BASE.assign(y=BASE["y"] + BASE["z"])
         assert objective(changed, offset="z") == pytest.approx(objective(BASE), rel=OBJECTIVE_RTOL)
         assert objective(changed, "y ~ offset(z) + x + (x | g) + (1 | h)") == pytest.approx(objective(BASE), rel=OBJECTIVE_RTOL)
+
+
+def test_orders_of_categories_that_disagree() -> None:
+    frame = pd.DataFrame({"y": np.arange(40.0) % 7, "c": list("abca") * 10, "g": np.arange(40) % 5})
+    formula = "y ~ c + (1 | g)"
+    plain = bigmm.reduce(formula, frame, client=0)
+    declared = bigmm.reduce(formula, frame.assign(c=pd.Categorical(frame["c"], ["c", "a", "b"])), client=0)
+    other = bigmm.reduce(formula, frame.assign(c=pd.Categorical(frame["c"], ["b", "a", "c"])), client=0)
+    for total in (plain + declared, declared + plain):
+        assert total.fit().coef_names == ("(Intercept)", "ca", "cb")
+    with pytest.raises(bigmm.LabelError, match="two orders of the categories of 'c'"):
+        declared + other
+
+
+def test_too_little_weight_left_to_tell_from_rounding() -> None:
+    frame = pd.DataFrame({"y": np.arange(60.0) % 7, "s": list("pqr") * 20, "g": np.arange(60) % 5})
+    frame["w"] = np.where((frame["s"] == "p") & (frame.index < 30), 1e11, 1.0)
+    whole, part = (bigmm.reduce("y ~ s + (1 | g)", data, weights="w", client=0) for data in (frame, frame[:30]))
+    with pytest.raises(bigmm.LabelError, match="too little to tell from rounding"):
+        whole - part

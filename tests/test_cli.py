@@ -320,6 +320,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "term not collected": (on_crossproducts("fit", FORMULA, "CP"), "do not hold the columns of 'Days'"),
     "options of a pass": (on_crossproducts("fit", "-", "CP", "--offset", "o"), "--offset is for a pass over rows"),
     "crossproducts and rows": (on_crossproducts("fit", "-", "CP", SLEEP), "expected the one or the other"),
+    "the same crossproducts twice": (on_crossproducts("fit", "-", "CP", "CP"), "sleep.cp' is listed twice"),
+    "the same crossproducts by two names": (
+        on_crossproducts("reduce", "-", "CP", "CP/../sleep.cp", "--out", "CP2"),
+        "sleep.cp' is listed twice .before as .*sleep.cp'.",
+    ),
     "a formula for the sum": (on_crossproducts("reduce", ONE, "CP", "--out", "CP2"), "write '-' to add them up"),
     "dash for rows": (plainly("fit", "-", SLEEP), "the formula '-' is for saved crossproducts"),
     "two clusters": (plainly("fit", ONE, SLEEP, "--workers", "1", "--scheduler", "a:1"), "--scheduler and --workers exclude"),

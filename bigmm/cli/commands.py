@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.group(
+    name="bigmm",  # Dask's command line takes this name
     cls=Application,
     params=[verbose_option()],
     no_args_is_help=False,  # an error of one line, as every other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,7 +58,7 @@ def are_saved(data: Sequence[str]) -> bool:
     if fits:
         raise DataError(f"{fits[0]!r} holds a fit: expected data, or saved crossproducts")
     saved = [path for path, kind in kinds.items() if kind == "crossproducts"]
-    if saved and len(saved) < len(data):
+    if saved and len(saved) < len(kinds):
         raise DataError(f"{saved[0]!r} holds crossproducts and other arguments do not: expected the one or the other")
     return bool(saved)
 
@@ -78,12 +79,28 @@ def crossproducts_of(formula: str, data: Sequence[str], options: PassOptions, qu
 
 
 def add_saved(data: Sequence[str]) -> CrossProducts:
-    """The sum of saved crossproducts."""
+    """The sum of saved crossproducts.
+
+    Raises
+    ------
+    DataError
+        When the same ones are listed twice: their rows would count twice.
+    """
     from bigmm.addition import add
     from bigmm.crossproducts import CrossProducts
     from bigmm.storage import load
 
+    _check_distinct(data)
     return add([cp for cp in map(load, data) if isinstance(cp, CrossProducts)])
+
+
+def _check_distinct(data: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for path in data:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise DataError(f"{path!r} is listed twice (before as {seen[real]!r}): expected each crossproducts once, leave one out")
+        seen[real] = path
 
 
 def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool) -> CrossProducts:

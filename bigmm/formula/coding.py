@@ -112,6 +112,8 @@ def check_contrasts(contrasts: Mapping[str, ContrastChoice], terms: Sequence[Ter
     ------
     ModelError
     """
+    if not isinstance(contrasts, Mapping):
+        raise ModelError(f"contrasts is a {type(contrasts).__name__}: expected a mapping such as {{'column': 'sum'}}")
     factors = {factor for term in terms for factor in term if kinds is None or is_category(factor, kinds)}
     known = {name for factor in factors for name in (*factor.names, factor.text)}
     for name in contrasts:
@@ -174,11 +176,16 @@ def _contrast_matrix(choice: ContrastChoice, levels: list[Level], name: str) -> 
     if isinstance(choice, fc.Contrasts):
         kind = next((key for key, value in _BY_NAME.items() if type(choice) is value), "custom")
         return _matrix(choice, levels, name), kind
-    matrix = np.asarray(choice, dtype=np.float64)
+    try:
+        matrix = np.asarray(choice, dtype=np.float64)
+    except (TypeError, ValueError):  # text, or rows of several lengths
+        raise ModelError(f"a contrast matrix for {name!r} holds something else than numbers: expected {count} rows of numbers") from None
     if matrix.ndim != 2 or matrix.shape[0] != count or matrix.shape[1] >= count:
         raise ModelError(
             f"a contrast matrix of shape {matrix.shape} for {name!r}: expected {count} rows (its levels) and at most {count - 1} columns"
         )
+    if not np.isfinite(matrix).all():
+        raise ModelError(f"a contrast matrix for {name!r} holds values that are missing or infinite: expected {count} rows of numbers")
     return matrix, "custom"
 
 

@@ -49,7 +49,17 @@ def parse_formula(text: str) -> Formula:
             "no random-effects term: add one, for example (1 | group), or use a linear-model program", text, len(text.rstrip()) - 1
         )
     terms, offsets = _split_offsets(_terms(_joined(fixed), text), text)
-    return Formula(text, _response(left, text), terms, tuple(random), offsets)
+    formula = Formula(text, _response(left, text), terms, tuple(random), offsets)
+    _check_names(formula)
+    return formula
+
+
+def _check_names(formula: Formula) -> None:
+    """Refuse a column that is named like an expression of the same formula: labels are texts."""
+    texts: dict[str, Expression] = {}
+    for expression in formula.expressions:
+        if texts.setdefault(expression.text, expression).names != expression.names:
+            raise FormulaError(f"a column is named {expression.text!r} like an expression of the formula: rename the column")
 
 
 def _is_text(value: object) -> bool:

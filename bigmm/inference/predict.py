@@ -60,6 +60,8 @@ class Predictor:
         _check_kinds(table, self.design)
         rows = evaluate_rows(table, self.design, where)
         out = np.full(len(table), np.nan)
+        if not rows.counts.used:
+            return out
         out[rows.complete] = self._fixed(rows) - rows.y + self._random(rows)
         return out
 
@@ -114,10 +116,15 @@ class Predictor:
         return list(dict.fromkeys(term_block(term, self.fit.design.kinds) for term in terms))
 
     def _sum(self, terms: Sequence[Term], columns: tuple[Column, ...], coefficients: Array, at: Refs, rows: Rows) -> Array:
-        """Sum of numeric product x coefficient over blocks; `coefficients` (sets, columns), `at` each row's set."""
+        """Sum of numeric product x coefficient over blocks; `coefficients` (sets, columns), `at` each row's set.
+
+        The indicators of single categories are blocks too: the coding of an interaction may use them.
+        """
         place = {column: position for position, column in enumerate(columns)}
         total = np.zeros(len(at))
-        for block in self._blocks(terms):
+        blocks = self._blocks(terms)
+        single = [Block((), (name,)) for block in blocks for name in block.categories]
+        for block in dict.fromkeys([*blocks, *single]):
             codes, labels = _cells(block, rows)
             per_row = coefficients[at, np.array([place[label] for label in labels], dtype=np.intp)[codes]]
             total += per_row * rows.numeric[block.texts] if block.numeric else per_row

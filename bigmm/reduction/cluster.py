@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import multiprocessing
 import os
@@ -19,12 +20,16 @@ from bigmm.errors import ClusterError
 #: Seconds to wait for a scheduler to answer, and for its first worker.
 _CONNECT = 10
 _FIRST_WORKER = 60
+#: Most characters that are read of a scheduler file, which could be any file by mistake.
+_SCHEDULER_FILE = 2**20
 #: Files below this size in all are reduced in this process: a cluster would take longer to start.
 SMALL_BYTES = 64 * 2**20
 
-#: Without these a lost worker is waited for without end, and preempted workers are blamed on their tasks.
+#: Without these a lost worker is waited for without end, a stopped one for ten minutes, and preempted workers are
+#: blamed on their tasks.
 _CONFIG = {
     "distributed.scheduler.no-workers-timeout": "5 minutes",
+    "distributed.scheduler.worker-ttl": "2 minutes",
     "distributed.scheduler.allowed-failures": 30,
     "distributed.comm.retry.count": 3,
 }
@@ -122,7 +127,10 @@ def _starting(count: int) -> LocalCluster:
             silence_logs=logging.CRITICAL,
         )
     except (OSError, RuntimeError) as error:
-        raise ClusterError(f"a local cluster of {count} processes did not start ({_short(error)}): try fewer, or none") from error
+        raise ClusterError(
+            f"a local cluster of {count} processes did not start ({_short(error)}): try fewer, or none; "
+            "in a script, put the call under `if __name__ == '__main__':`"
+        ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -130,17 +138,40 @@ def _starting(count: int) -> LocalCluster:
 @contextlib.contextmanager
 def _connected(where: Any) -> Iterator[Client]:
     try:
-        if isinstance(where, str) and os.path.exists(where):
-            client = Client(scheduler_file=where, timeout=_CONNECT, set_as_default=False)
-        else:
-            client = Client(where, timeout=_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:
+        client = _client(_address(where) if isinstance(where, str) and os.path.exists(where) else where)
+    except ClusterError:
+        raise
+    except Exception as error:  # whatever answers may send anything: MemoryError, AssertionError, ...
         shown = where if isinstance(where, str) else type(where).__name__
         raise ClusterError(
             f"no Dask scheduler answers at {shown!r} ({_short(error)}): check the address and that the scheduler runs"
         ) from None
     with client:
         yield client
+
+
+def _address(path: str) -> str:
+    """A scheduler's address from the file that it writes."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            address = json.loads(file.read(_SCHEDULER_FILE))["address"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ClusterError(f"{path!r} is no scheduler file ({_short(error)}): expected JSON with an address") from None
+    if not isinstance(address, str):
+        raise ClusterError(f"{path!r} is no scheduler file (its address is {address!r}): expected JSON with an address")
+    return address
+
+
+def _client(where: Any) -> Client:
+    """A client; one that fails half-made is closed here, where that is quiet."""
+    client = Client.__new__(Client)
+    try:
+        client.__init__(where, timeout=_CONNECT, set_as_default=False)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            client.close(timeout=_CONNECT)
+        raise
+    return client
 
 
 def _short(error: BaseException) -> str:

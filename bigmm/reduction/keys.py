@@ -29,7 +29,7 @@ def column_levels(column: pa.ChunkedArray[Any], name: str, *, whole: bool) -> tu
     Raises
     ------
     DataError
-        For a grouping factor with fractions.
+        For a grouping factor with fractions, and for values that no level can hold exactly.
     """
     if len(column) == 0:
         kind: Any = column.type
@@ -56,9 +56,9 @@ def _index(values: Any, name: str, *, whole: bool) -> pd.Index:
     if pa.types.is_floating(kind) and whole:
         values = _whole_numbers(values, name)
     elif pa.types.is_date(kind):
-        values = values.cast(pa.timestamp("us"))
+        values = _cast(values, pa.timestamp("us"), name)
     elif pa.types.is_timestamp(kind):
-        values = values.cast(pa.timestamp("us", tz=kind.tz))
+        values = _cast(values, pa.timestamp("us", tz=kind.tz), name)
     if pa.types.is_integer(values.type):
         return cast("pd.Index", pd.Index(values.to_numpy()))
     text = pa.types.is_large_string(values.type) or pa.types.is_string(values.type)
@@ -73,7 +73,14 @@ def _whole_numbers(values: Any, name: str) -> Any:
             f"grouping factor {name!r} holds the fraction {example!r}: expected text, whole numbers, truth values or dates; "
             "round it or convert it to text"
         )
-    return values.cast(pa.int64())
+    return _cast(values, pa.int64(), name)
+
+
+def _cast(values: Any, target: pa.DataType, name: str) -> Any:
+    try:
+        return values.cast(target)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"column {name!r} does not fit {target} ({error}): round it or convert it to text") from error
 
 
 def group_levels(names: Sequence[str], encoded: dict[str, tuple[Refs, pd.Index]]) -> tuple[Refs, pd.Index]:

@@ -16,16 +16,14 @@ from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design, NaAction
 from bigmm.errors import DataError
 from bigmm.formula import parse_formula
+from bigmm.reduction.arguments import check_column_names
 from bigmm.reduction.cluster import SMALL_BYTES, connect
 from bigmm.reduction.progress import ProgressCallback
-from bigmm.reduction.shift import HEAD_ROWS, with_shift
+from bigmm.reduction.shift import with_shift
 from bigmm.reduction.sources import Plan, kind_of, plan_data
 from bigmm.reduction.tree import reduce_here, reduce_on
 
 logger = logging.getLogger(__name__)
-
-#: Chunks that are looked at for a first complete row.
-_HEAD_CHUNKS = 16
 
 
 def reduce(
@@ -78,6 +76,7 @@ def reduce(
     ClusterError
         When no scheduler answers or no worker is left.
     """
+    check_column_names(weights, offset)
     if na_action not in get_args(NaAction):
         raise DataError(f"na_action={na_action!r}: expected 'omit' or 'fail'")
     design = Design(parse_formula(formula), {}, weights=weights, offset=offset, na_action=na_action)
@@ -113,19 +112,10 @@ def _is_small(plan: Plan) -> bool:
 def _run(plan: Plan, design: Design, client: Client | None, progress: ProgressCallback | None) -> CrossProducts:
     if client is None:
         logger.info("reducing %d chunks in this process", len(plan.chunks))
-        return reduce_here(plan.chunks, _shifted(plan, design), progress)
+        return reduce_here(plan.chunks, with_shift(design, plan.chunks), progress)
     with client.as_current():  # partitions of a Dask DataFrame are computed by the same cluster
         logger.info("reducing %d chunks on %s", len(plan.chunks), client.scheduler.address)
-        return reduce_on(client, plan.chunks, _shifted(plan, design), progress)
-
-
-def _shifted(plan: Plan, design: Design) -> Design:
-    """The design with its shift, from the first chunk that has a complete row."""
-    for chunk in plan.chunks[:_HEAD_CHUNKS]:
-        shifted = with_shift(design, chunk.head(design.names, HEAD_ROWS))
-        if shifted is not None:
-            return shifted
-    return design
+        return reduce_on(client, plan.chunks, with_shift(design, plan.chunks), progress)
 
 
 def _check_rows(cp: CrossProducts) -> None:

@@ -82,6 +82,14 @@ def evaluate_rows(table: pa.Table, design: Design, where: str = "the data") -> R
     return Rows(y, weights, numeric, _encoded(table, design, complete), complete, counts)
 
 
+def numeric_values(table: pa.Table, design: Design) -> tuple[dict[tuple[str, ...], Array], Array]:
+    """Numeric products of X, and the response less the offset, at every row of a table; NaN or infinity where there is none."""
+    numbers = _numbers(table, design)
+    values = {e.text: e.evaluate(numbers, len(table)) for e in _numeric_expressions(design)}
+    y = _response(values, numbers, design, np.ones(len(table), dtype=bool))
+    return {block.texts: _product(block, values) for block in design.x_blocks if block.numeric}, y
+
+
 def _shown(counts: RowCounts) -> str:
     return ", ".join(f"{name}: {number}" for name, number in counts.missing.items())
 

@@ -6,6 +6,7 @@ nearby constant it keeps them all. The constant needs to be near, not exact, so 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,35 +14,47 @@ import pyarrow as pa
 
 from bigmm.columns import Array
 from bigmm.design import Design
-from bigmm.reduction.rows import evaluate_rows
+from bigmm.reduction.rows import numeric_values
+from bigmm.reduction.sources import Chunk
 
-#: Rows that the constants are taken from.
-HEAD_ROWS = 4096
+#: First rows of a chunk that the constants are taken from; chunks whose first rows, and whose rows, are looked at.
+_HEAD_ROWS = 4096
+_HEADS, _WHOLE = 64, 8
 
 
-def with_shift(design: Design, head: pa.Table) -> Design | None:
-    """The design with constants near the means of the first complete rows; None when there is none.
+def with_shift(design: Design, chunks: Sequence[Chunk]) -> Design:
+    """The design with constants near the medians of the first rows that have a value.
 
-    Raises
-    ------
-    DataError
-        As `bigmm.reduction.rows.evaluate_rows`.
+    Each column has its own: the rows need not be complete, and a column that begins late is looked for further on.
     """
-    rows = evaluate_rows(head, replace(design, na_action="omit"), "the first rows")
-    if rows.counts.used == 0:
-        return None
-    numeric = {block.texts for block in design.x_blocks if block.numeric}
-    shift = {":".join(texts): _near_mean(rows.numeric[texts]) for texts in sorted(numeric)}
-    return replace(design, shift=shift, y_shift=_near_mean(rows.y))
+    constants: dict[tuple[str, ...] | None, float] = {}
+    wanted = {None, *(block.texts for block in design.x_blocks if block.numeric)}
+    for table in _first_rows(design, chunks):
+        numeric, y = numeric_values(table, design)
+        for texts, values in [(None, y), *numeric.items()]:
+            known = values[np.isfinite(values)]
+            if texts not in constants and len(known):
+                constants[texts] = _near_middle(known)
+        if constants.keys() >= wanted:
+            break
+    shift = {":".join(texts): constants[texts] for texts in sorted(texts for texts in constants if texts is not None)}
+    return replace(design, shift=shift, y_shift=constants.get(None, 0.0))
 
 
-def _near_mean(values: Array) -> float:
-    """The mean, rounded to a multiple of a power of two near the spread; 0 when that loses nothing.
+def _first_rows(design: Design, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
+    """The heads of many chunks, then all rows of a few."""
+    yield from (chunk.head(design.names, _HEAD_ROWS) for chunk in chunks[:_HEADS])
+    yield from (chunk.read(design.names) for chunk in chunks[:_WHOLE])
+
+
+def _near_middle(values: Array) -> float:
+    """The median, rounded to a multiple of a power of two near the spread; 0 when that loses nothing.
 
     Few bits make most differences exact (and a constant that people can read).
     """
-    mean, spread = float(np.mean(values)), float(np.std(values))
-    if abs(mean) <= spread or mean == 0.0:
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    spread = float(high - low) or float(np.std(values))
+    if abs(middle) <= spread or middle == 0.0:
         return 0.0
-    unit = 2.0 ** np.floor(np.log2(max(spread, abs(mean) * 2.0**-40)))
-    return float(np.round(mean / unit) * unit)
+    unit = 2.0 ** np.floor(np.log2(max(spread, abs(middle) * 2.0**-40)))
+    return float(np.round(middle / unit) * unit)

@@ -33,9 +33,12 @@ logger = logging.getLogger(__name__)
 BATCH = 64
 FAN_IN = 8
 WINDOW = 3
-#: Seconds between two looks at a running batch, and without any worker until a pass is given up.
+#: Seconds between two looks at a running batch, and between two questions to the scheduler.
 _LOOK = 0.5
+ASK = 20.0
+#: Seconds without any worker, or without an answer of the scheduler, until a pass is given up.
 NO_WORKERS = 300.0
+NO_ANSWER = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -146,15 +149,35 @@ def _watch(client: Client, running: Sequence[_Batch], finished: int, total: int,
     merged = running[0].merged
     done = threading.Event()
     merged.add_done_callback(lambda _: done.set())  # distributed.wait() with a timeout keeps the future alive, and its result
-    alive = time.monotonic()
+    alive = asked = time.monotonic()
     while not merged.done():
         done.wait(_LOOK)
         if progress is not None:
             progress(Progress("reduce", finished + sum(part.done() for batch in running for part in batch.parts), total))
-        if client.scheduler_info()["workers"]:
+        if time.monotonic() - asked < ASK:
+            continue
+        if _has_workers(client, merged):
             alive = time.monotonic()
         elif time.monotonic() - alive > NO_WORKERS:
             raise ClusterError(f"no worker has been there for {NO_WORKERS:.0f} s: start workers and run again")
+        asked = time.monotonic()
+
+
+def _has_workers(client: Client, merged: Future) -> bool:
+    """Ask the scheduler itself: what the client knows of it stays as it was when the scheduler stops or is cut off."""
+    deadline = time.monotonic() + NO_ANSWER
+    while not merged.done():
+        left = max(deadline - time.monotonic(), _LOOK)
+        try:
+            return bool(client.sync(client.scheduler.identity, callback_timeout=left)["workers"])
+        except OSError as error:  # a TimeoutError is one
+            if time.monotonic() >= deadline:
+                raise ClusterError(
+                    f"the scheduler at {client.scheduler.address!r} has not answered for {NO_ANSWER:.0f} s: "
+                    "see that it runs and can be reached, and run again"
+                ) from error
+            time.sleep(_LOOK)
+    return True
 
 
 def _result(future: Future) -> CrossProducts:

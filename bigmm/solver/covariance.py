@@ -109,8 +109,11 @@ class RelativeCovariance:
 
     def check(self, theta: npt.ArrayLike) -> Array:
         """Theta as a float64 array of the right length, finite and inside its bounds."""
-        values = np.asarray(theta, dtype=np.float64)
         expected = len(self.lower)
+        try:
+            values = np.asarray(theta, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ModelError(f"theta is {theta!r:.60}: expected {expected} numbers, {', '.join(self.names)}") from None
         if values.shape != (expected,):
             raise ModelError(f"theta of shape {values.shape}: expected {expected} values, {', '.join(self.names)}")
         if not np.isfinite(values).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from bigmm.addition import shift_matrix
 from bigmm.columns import Array, expansion
 from bigmm.columns import Column as RawColumn
 from bigmm.crossproducts import CrossProducts, GroupProducts
-from bigmm.errors import LabelError, ModelError
+from bigmm.errors import LabelError, ModelError, PrecisionWarning
 from bigmm.formula.coding import Coding, ContrastChoice, check_contrasts, code_terms
 from bigmm.formula.terms import Formula, RandomEffectsTerm
 from bigmm.solver.blocks import GroupBlocks, ModelBlocks, PairBlocks
@@ -21,9 +22,11 @@ from bigmm.solver.covariance import RelativeCovariance, TermCovariance, lme4_ord
 from bigmm.solver.rank import independent_columns
 
 #: A shift is in the column space when what is left of it is this small.
-_IN_SPAN = 1e-9
+_IN_SPAN = 1e-7
 #: A response is explained exactly when this part of its sum of squares, or less, is left.
 _NO_RESIDUAL = 1e-14
+#: With less than this part left, estimates have fewer than about eight digits.
+_FEW_DIGITS = 1e-8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,16 +92,17 @@ def select(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Contrast
         no category.
     """
     _check_collected(cp, formula)
-    check_contrasts(contrasts or {}, cp.design.formula.fixed, cp.design.kinds)
+    contrasts = {} if contrasts is None else contrasts
+    check_contrasts(contrasts, cp.design.formula.fixed, cp.design.kinds)
     fixed = _fixed_part(cp, formula, contrasts)
-    names = list(dict.fromkeys(term.group for term in formula.random))
-    groups = tuple(_find_group(cp, name) for name in names)
-    terms = [(groups.index(_find_group(cp, term.group)), term) for term in formula.random]
+    found = [_find_group(cp, term.group) for term in formula.random]
+    groups = tuple(dict.fromkeys(found))
+    terms = [(groups.index(group), term) for group, term in zip(found, formula.random, strict=True)]
     coded = [_code_random(cp, groups[g], term) for g, term in terms]
     covariance, codings = _covariance(terms, coded, groups)
     blocks = _blocks(cp, fixed, groups, codings)
     _check_identified(blocks, groups, covariance)
-    return SelectedModel(formula, fixed, groups, codings, covariance, blocks, contrasts or {})
+    return SelectedModel(formula, fixed, groups, codings, covariance, blocks, contrasts)
 
 
 def _check_collected(cp: CrossProducts, formula: Formula) -> None:
@@ -140,9 +144,10 @@ def _basis(cp: CrossProducts, C: Array) -> tuple[Array, Array, Array]:
     unshifted = V[:P, :P] @ C
     numeric = np.array([bool(column.numeric) for column in cp.columns], dtype=bool)
     plain = np.flatnonzero(~(C[numeric] != 0).any(axis=0))
+    counts = np.where(np.logical_or.outer(numeric, numeric), 0.0, cp.XytXy[:P, :P])
     G, M = np.zeros((P + 1, p + 1)), np.eye(p)
     for j in range(p):
-        coefficients = _in_span(C[:, plain], unshifted[:, j] - C[:, j])
+        coefficients = _in_span(C[:, plain], unshifted[:, j] - C[:, j], counts)
         if coefficients is None:
             G[:P, j] = unshifted[:, j]
         else:
@@ -150,7 +155,7 @@ def _basis(cp: CrossProducts, C: Array) -> tuple[Array, Array, Array]:
             M[plain, j] += coefficients
     G[P, p] = 1.0
     beta_shift = np.zeros(p)
-    y_shift = _in_span(C[:, plain], cp.design.y_shift * expansion(cp.columns, RawColumn()))
+    y_shift = _in_span(C[:, plain], cp.design.y_shift * expansion(cp.columns, RawColumn()), counts)
     if y_shift is None:
         G[:P, p] = V[:P, P]
     else:
@@ -158,20 +163,25 @@ def _basis(cp: CrossProducts, C: Array) -> tuple[Array, Array, Array]:
     return G, M, beta_shift
 
 
-def _in_span(basis: Array, vector: Array) -> Array | None:
-    """Coefficients of `vector` in the columns of `basis`; None when it is not in their span."""
-    size = np.abs(vector).max(initial=0.0)
+def _in_span(basis: Array, vector: Array, counts: Array) -> Array | None:
+    """Coefficients of the function `vector` in the functions `basis`; None when it is not in their span.
+
+    Both are coefficients of raw columns, which depend on one another (the indicators of every category add up to one):
+    what counts is their values on the rows, so lengths are taken with `counts`, the crossproducts of the indicators.
+    """
+    size = float(vector @ counts @ vector)
     if size == 0.0:
         return np.zeros(basis.shape[1])
     if basis.shape[1] == 0:
         return None
-    coefficients = np.linalg.lstsq(basis, vector / size, rcond=None)[0]
-    left = np.abs(basis @ coefficients - vector / size).max()
+    largest = np.abs(vector).max()
+    coefficients = np.linalg.lstsq(basis.T @ counts @ basis, basis.T @ counts @ vector / largest, rcond=None)[0]
     # Contrasts of 0, 1 and -1 have coefficients that are whole numbers: rounding restores them.
-    whole = np.round(coefficients)
-    if np.abs(basis @ whole - vector / size).max() <= left:
-        coefficients = whole
-    return coefficients * size if left < _IN_SPAN else None
+    for candidate in (np.round(coefficients), coefficients):
+        rest = basis @ candidate - vector / largest
+        if np.sqrt(max(float(rest @ counts @ rest), 0.0) / size) * largest < _IN_SPAN:
+            return np.asarray(candidate * largest, dtype=np.float64)
+    return None
 
 
 def _code_random(cp: CrossProducts, group: GroupProducts, term: RandomEffectsTerm) -> Coding:
@@ -251,6 +261,13 @@ def _check_identified(blocks: ModelBlocks, groups: tuple[GroupProducts, ...], co
     left = _residual_part(blocks.XytXy)
     if left <= _NO_RESIDUAL:
         raise ModelError("the fixed effects explain the response exactly (is it constant?): no variance is left to estimate")
+    if left < _FEW_DIGITS:
+        warnings.warn(
+            f"the fixed effects leave {left:.0e} of the response's sum of squares: crossproducts in double precision keep few digits of "
+            "the rest; subtract the large part (as an offset, or a mean by group) from the response and reduce again",
+            PrecisionWarning,
+            stacklevel=2,
+        )
 
 
 def _residual_part(XytXy: Array) -> float:

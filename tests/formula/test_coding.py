@@ -17,7 +17,7 @@ from bigmm.columns import Column
 from bigmm.crossproducts import CrossProducts
 from bigmm.errors import LabelError, ModelError
 from bigmm.formula import parse_formula
-from bigmm.formula.coding import Coding, code_terms, level_text
+from bigmm.formula.coding import Coding, check_contrasts, code_terms, level_text
 from bigmm.formula.expression import parse_expression
 
 #: X_raw C multiplies and adds numbers of size 1.
@@ -183,3 +183,17 @@ class TestErrors:
     def test_matrix_of_the_wrong_shape(self, wrong: Any) -> None:
         with pytest.raises(ModelError, match="expected 3 rows"):
             matrix("z ~ a + (1 | g)", contrasts={"a": wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong", [[["u"], ["v"], ["w"]], [[1.0], [2.0, 3.0], [0.0]], [[1.0], [np.nan], [0.0]], [[1.0], [None], [0.0]]], ids=str
+)
+def test_contrast_matrix_that_is_no_numbers(wrong: Any) -> None:
+    with pytest.raises(ModelError, match=r"^a contrast matrix for 'a' holds .*: expected 3 rows of numbers$"):
+        matrix("z ~ a + (1 | g)", contrasts={"a": wrong})
+
+
+@pytest.mark.parametrize("wrong", ["sum", ["a"], 1])
+def test_contrasts_are_a_mapping(wrong: Any) -> None:
+    with pytest.raises(ModelError, match=r"^contrasts is a \w+: expected a mapping such as {'column': 'sum'}$"):
+        check_contrasts(wrong, parse_formula("z ~ a + (1 | g)").fixed)

@@ -489,3 +489,8 @@ def test_any_expression_is_read_again_as_itself(text: str) -> None:
         if factor.text.startswith("I("):
             (*_, (again,)) = parse_formula(f"y ~ {factor.text} + (1 | g)").fixed
             assert again == factor
+
+
+def test_a_column_named_like_an_expression() -> None:
+    with pytest.raises(FormulaError, match="rename the column"):
+        parse_formula("y ~ log(z) + `log(z)` + (1 | g)")

@@ -353,3 +353,21 @@ def test_levels_of_other_types() -> None:
         for row in data.head(20).itertuples()
     ]
     np.testing.assert_allclose(fit.predict(data.head(20)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("formula", ["y ~ c:f + (1 | g)", "y ~ 1 + (c:f | g)", "y ~ c %in% f + (1 | g)", "y ~ c:f:k + (c:f | g)"])
+def test_interactions_without_main_effects(formula: str) -> None:
+    """Their coding uses the indicators of one category alone."""
+    rng = np.random.default_rng(0)
+    n = 600
+    frame = pd.DataFrame({name: rng.choice(list(values), n) for name, values in {"c": "abc", "f": "lmh", "k": "uv"}.items()})
+    frame["g"] = rng.integers(0, 12, n)
+    frame["y"] = 3.0 * ((frame["c"] == "a") & (frame["f"] == "l")) + rng.normal(size=12)[frame["g"]] + rng.normal(size=n)
+    fit = bigmm.lmer(formula, frame, client=0)
+    assert (frame["y"] - fit.predict(frame)).std() < 1.05 * fit.sigma
+
+
+def test_no_complete_row() -> None:
+    frame = read_data("sleepstudy").assign(f=["a", "b"] * 90)
+    fit = bigmm.lmer("Reaction ~ Days * f + (1 | Subject)", frame, client=0)
+    assert fit.predict(frame[:2].assign(Days=np.nan)).isna().all()

@@ -92,3 +92,18 @@ def test_combined_factors() -> None:
     assert refs.tolist() == [1, 0, 2]
     refs, levels = group_levels(("b", "a"), encoded)
     assert levels.tolist() == [("x", 1), ("x", 2), ("y", 2)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1.0, float("inf")]),
+        pa.array([1.0, 1e300]),
+        pa.array([1, 1_001], pa.timestamp("ns")),
+        pa.array([1, 1_001], pa.timestamp("ns", "UTC")),
+    ],
+    ids=str,
+)
+def test_keys_that_do_not_fit(values: pa.Array) -> None:
+    with pytest.raises(DataError, match=r"^column 'g' does not fit .*: round it or convert it to text$"):
+        decoded(values, chunks=1)

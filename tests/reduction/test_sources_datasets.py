@@ -90,3 +90,12 @@ def test_digest(tmp_path: Path) -> None:
     assert digest == plan_data(ds.dataset(tmp_path), ["n"]).digest
     pq.write_table(pa.concat_tables([TABLE, TABLE]), tmp_path / "a.parquet")
     assert digest != plan_data(ds.dataset(tmp_path), ["n"]).digest
+
+
+@pytest.mark.parametrize("format", ["parquet", "feather"])
+def test_dictionaries_of_numbers_are_categories(tmp_path: Path, format: str) -> None:
+    table = pa.table({"x": [2, 0, 1], "q": pa.array([2, 0, 1]).dictionary_encode()})
+    ds.write_dataset(table, tmp_path, format=format)
+    plan = plan_data(ds.dataset(tmp_path, format=format), ["x", "q"])
+    assert plan.categories == {"q": ()}
+    assert rows(plan, "x", "q") == [(2, 2), (0, 0), (1, 1)]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
+import bigmm
 from bigmm.errors import DataError
 from bigmm.reduction.sources import frames, plan_data
 
@@ -185,3 +189,22 @@ def test_digest_of_a_table() -> None:
 def test_no_rows(data: Any) -> None:
     with pytest.raises(DataError, match="no rows in the data: expected at least one"):
         plan_data(data, ["x"])
+
+
+def test_dictionaries_of_numbers_are_categories() -> None:
+    frame = pd.DataFrame({"q": pd.Categorical([2, 0, 1]), "r": pd.Categorical([2, 0, 1], [2, 1, 0], ordered=True), "x": [1, 2, 3]})
+    table = pa.Table.from_pandas(frame)
+    assert plan_data(table, ["q", "r", "x"]).categories == {"q": (), "r": (2, 1, 0)}
+    assert plan_data(frame, ["q", "r", "x"]).categories == {"q": (0, 1, 2), "r": (2, 1, 0)}
+    assert rows(table, "q", "r") == [(2, 2), (0, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("form", ["pandas", "arrow", "parquet", "dataset"])
+def test_one_model_of_a_categorical_of_integers(tmp_path: Path, form: str) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"q": pd.Categorical([2, 0, 1] * 20), "g": np.arange(60) % 10, "y": rng.normal(size=60)})
+    table = pa.Table.from_pandas(frame)
+    pq.write_table(table, tmp_path / "q.parquet")
+    data: dict[str, Any] = {"pandas": frame, "arrow": table, "parquet": tmp_path, "dataset": ds.dataset(tmp_path)}
+    fixed = bigmm.reduce("y ~ q + (1 | g)", data[form], client=0).model().selected.fixed
+    assert fixed.names == ("(Intercept)", "q1", "q2")

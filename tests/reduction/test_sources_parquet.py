@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -16,6 +17,7 @@ import pytest
 from bigmm.errors import DataError
 from bigmm.reduction.sources import Plan, kind_of, parquet, plan_data
 from bigmm.reduction.sources.cuts import MOST_ROWS, balanced_runs
+from bigmm.reduction.sources.footers import as_written
 
 ROWS = 1000
 
@@ -325,3 +327,22 @@ def test_file_that_went_away(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match=r"a\.parquet' does not exist: check the path"):
         chunk.read(["n"])
+
+
+def test_dictionaries_of_numbers_are_categories(tmp_path: Path) -> None:
+    """Arrow reads them back as plain numbers; a file in which they are plain does not change that."""
+    codes = pa.array([2, 0, 1])
+    write(tmp_path / "a.parquet", pa.table({"x": codes, "q": codes, "t": codes.cast(pa.string()).dictionary_encode()}))
+    write(tmp_path / "b.parquet", pa.table({"x": codes, "q": codes.dictionary_encode(), "t": ["a", "b", "c"]}))
+    plan = plan_data(tmp_path, ["x", "q", "t"])
+    assert plan.categories == {"q": ()}
+    assert plan.schema.field("q").type == pa.int64()
+    assert [row["q"] for row in values(plan, ["q"])] == [2, 0, 1] * 2
+
+
+def test_damaged_schema_of_arrow_is_passed_over(tmp_path: Path) -> None:
+    metadata = pq.ParquetFile(write(tmp_path / "a.parquet")).metadata
+    schema = pa.schema({"x": pa.int64()})
+    for damaged in (b"AAAA", b"no base64 \xff"):
+        assert as_written(schema, SimpleNamespace(metadata={**metadata.metadata, b"ARROW:schema": damaged})) == schema
+    assert as_written(schema, SimpleNamespace(metadata=None)) == schema

@@ -100,3 +100,9 @@ def test_labels_number_the_terms_of_one_factor() -> None:
 def test_errors(theta: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         covariance("(x | g)").check(theta)
+
+
+@pytest.mark.parametrize("theta", ["a", [1.0, "b", 1.0], [[1.0], [1.0, 2.0]], [1.0, 2j, 1.0]], ids=str)
+def test_theta_that_is_no_numbers(theta: Any) -> None:
+    with pytest.raises(ModelError, match=r"^theta is .*: expected 3 numbers, g\.\(Intercept\), "):
+        covariance("(x | g)").check(theta)

@@ -153,6 +153,7 @@ class TestNotIdentified:
 LARGE = [0.0, 1e3, 1e6]
 
 
+@pytest.mark.filterwarnings("ignore::bigmm.PrecisionWarning")  # x and y are large, and nothing takes their means away
 class TestNoShiftInTheColumnSpace:
     """Without an intercept nothing in X can undo the shift of y; with 0 + x nothing can undo that of x."""
 
@@ -198,3 +199,36 @@ class TestNoShiftInTheColumnSpace:
         assert far_fit.fixef["(Intercept)"] == pytest.approx(near_fit.fixef["(Intercept)"] + 1e6 - 1e6 * near_fit.fixef["x"], abs=1.0)
         assert far_fit.stderr["x"] == pytest.approx(near_fit.stderr["x"], rel=1e-6)
         assert far_fit.sigma == pytest.approx(near_fit.sigma, rel=1e-6)
+
+
+class TestShiftInTheColumnSpace:
+    """The column of ones is a sum of other columns than those of the coding."""
+
+    @pytest.mark.parametrize("mean", [1e5, 1e7])
+    @pytest.mark.parametrize("fixed", ["0 + f + k", "0 + f + k + x", "0 + f * k + x"])
+    def test_same_model_with_an_intercept(self, fixed: str, mean: float) -> None:
+        rng = np.random.default_rng(0)
+        n = 600
+        frame = pd.DataFrame({"g": rng.integers(0, 20, n), "f": rng.choice(list("abc"), n), "k": rng.choice(list("uv"), n)})
+        frame["x"] = mean + rng.normal(size=n)
+        frame["y"] = mean + frame["x"] - mean + rng.normal(size=20)[frame["g"]] + rng.normal(size=n)
+        found = bigmm.reduce(f"y ~ {fixed} + (1 | g)", frame, client=0).model(reml=False)
+        expected = bigmm.reduce(f"y ~ {fixed.replace('0', '1')} + (1 | g)", frame, client=0).model(reml=False)
+        assert not found.selected.fixed.dropped
+        assert found.objective([1.0]) == pytest.approx(expected.objective([1.0]), rel=1e-10)
+
+
+def test_groups_that_are_the_same_in_another_order() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"y": rng.normal(size=400), "x": rng.normal(size=400), "a": rng.integers(0, 8, 400), "b": rng.integers(0, 6, 400)})
+    both = bigmm.reduce("y ~ 1 + (1 | a:b) + (0 + x | b:a)", frame, client=0).model(reml=False)
+    one = bigmm.reduce("y ~ 1 + (1 | a:b) + (0 + x | a:b)", frame, client=0).model(reml=False)
+    assert both.objective([0.5, 0.7]) == pytest.approx(one.objective([0.5, 0.7]), rel=1e-12)
+
+
+def test_warns_when_little_of_the_response_is_left() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"y": rng.normal(size=400), "s": np.repeat(["a", "b"], 200), "g": rng.integers(0, 8, 400)})
+    cp = bigmm.reduce("y ~ s + (1 | g)", frame.assign(y=frame["y"] + 1e6 * (frame["s"] == "b")), client=0)
+    with pytest.warns(bigmm.PrecisionWarning, match="few digits"):
+        cp.model()

@@ -14,9 +14,9 @@ from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import fit_table
 from bigmm.reduction.sources.cuts import balanced_runs
 from bigmm.reduction.sources.files import in_threads, reading
-from bigmm.reduction.sources.footers import group_sizes, groups_name
+from bigmm.reduction.sources.footers import as_written, group_sizes, groups_name
 from bigmm.reduction.sources.frames import plan_table
-from bigmm.reduction.sources.schema import unify_schemas
+from bigmm.reduction.sources.schema import number_categories, unify_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,7 +81,14 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
         raise DataError(f"no rows in the {len(fragments)} fragment(s) of the dataset: expected at least one")
     identity = [part for file in in_threads(_version, fragments) for part in file]
     names = [chunk.name for chunk in chunks]
-    return Plan(tuple(chunks), schema, categories={}, digest=digest_of([*identity, *names]), in_memory=False)
+    categories = number_categories(columns, [needed, *_written(fragments)])
+    return Plan(tuple(chunks), schema, categories, digest=digest_of([*identity, *names]), in_memory=False)
+
+
+def _written(fragments: Sequence[ds.FileFragment]) -> Iterator[pa.Schema]:
+    for fragment in fragments:
+        if isinstance(fragment, ds.ParquetFileFragment):
+            yield as_written(fragment.physical_schema, fragment.metadata)
 
 
 def _fragments(dataset: ds.Dataset) -> list[ds.Fragment]:

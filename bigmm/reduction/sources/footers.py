@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from bigmm.errors import DataError
 from bigmm.reduction.sources.files import DataFile, reading
+from bigmm.reduction.sources.schema import is_number_dictionary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,10 +80,31 @@ def read_footer(file: DataFile, columns: Sequence[str]) -> Footer:
     if file.size == 0:
         raise DataError(f"{file.url!r} is empty, expected a Parquet file: write it again or leave it out")
     with opened(file) as parquet:
-        schema = _interned(parquet.schema_arrow.remove_metadata())
+        schema = _interned(as_written(parquet.schema_arrow, parquet.metadata))
         sizes = group_sizes(parquet.metadata, schema, columns)
     groups = (RowGroups(file, index, index + 1, rows, nbytes) for index, (rows, nbytes) in enumerate(sizes))
     return Footer(file, schema, tuple(groups))
+
+
+def as_written(schema: pa.Schema, metadata: pq.FileMetaData) -> pa.Schema:
+    """Schema of a file in which dictionaries of numbers are such again: Arrow reads them back as plain numbers."""
+    schema = schema.remove_metadata()
+    for name, dtype in _number_dictionaries((metadata.metadata or {}).get(b"ARROW:schema", b"")).items():
+        for position in schema.get_all_field_indices(name):
+            schema = schema.set(position, pa.field(name, dtype))
+    return schema
+
+
+@lru_cache(maxsize=64)
+def _number_dictionaries(encoded: bytes) -> Mapping[str, pa.DataType]:
+    """Dictionaries of numbers in the schema that Arrow keeps in a file, if it does."""
+    if not encoded:
+        return {}
+    try:
+        written = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded)))
+    except (pa.ArrowException, OSError, ValueError):  # Arrow reads such a file, without its help
+        return {}
+    return {field.name: field.type for field in written if is_number_dictionary(field.type)}
 
 
 @contextmanager

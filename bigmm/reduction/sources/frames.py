@@ -13,7 +13,7 @@ from bigmm.errors import DataError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import fit_column, fit_table
 from bigmm.reduction.sources.files import reason
-from bigmm.reduction.sources.schema import check_known, unify_schemas, widened
+from bigmm.reduction.sources.schema import check_known, number_categories, unify_schemas, widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +88,7 @@ def plan_table(table: pa.Table, columns: Sequence[str], categories: Categories |
     return Plan(
         chunks=tuple(TableChunk(table.slice(start, _CHUNK_ROWS), start, schema) for start in starts),
         schema=schema,
-        categories=_ordered(table, schema) if categories is None else categories,
+        categories=number_categories(columns, [table.schema]) | (_ordered(table, schema) if categories is None else categories),
         digest=digest_of([table.num_rows, table.schema.remove_metadata(), schema]),
         in_memory=True,
     )

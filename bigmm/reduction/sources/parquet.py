@@ -16,7 +16,7 @@ from bigmm.reduction.sources.cuts import balanced_runs
 from bigmm.reduction.sources.files import DataFile, in_threads
 from bigmm.reduction.sources.footers import Footer, RowGroups, leaf_indices, opened, read_footer
 from bigmm.reduction.sources.hive import hive_types, key_columns, with_keys
-from bigmm.reduction.sources.schema import TEXT, unify_schemas
+from bigmm.reduction.sources.schema import TEXT, number_categories, unify_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +85,7 @@ def plan_parquet(files: Sequence[DataFile], columns: Sequence[str], chunk_bytes:
     return Plan(
         chunks=tuple(ParquetChunk(tuple(run), schema) for run in _shared(pieces, chunk_bytes)),
         schema=schema,
-        categories={},
+        categories=number_categories(columns, [footer.schema for footer in footers]),
         digest=digest_of(_identity(files, pieces)),
         in_memory=False,
     )

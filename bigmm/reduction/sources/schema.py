@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.types as pt
 
 from bigmm.errors import DataError
-from bigmm.reduction.sources.kinds import is_bytes, is_text
+from bigmm.reduction.sources.kinds import is_bytes, is_text, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -88,6 +88,18 @@ def settled(dtype: pa.DataType) -> pa.DataType:
     if pt.is_null(dtype):
         return pa.float64()
     return pa.int64() if dtype == pa.uint32() else dtype
+
+
+def is_number_dictionary(dtype: pa.DataType) -> bool:
+    """Whether a type is a dictionary of numbers: a category, as pandas writes its categoricals of integers."""
+    wide = widened(dtype) if isinstance(dtype, pa.DictionaryType) else None
+    return wide is not None and kind_of(settled(wide)) == "number"
+
+
+def number_categories(columns: Sequence[str], schemas: Iterable[pa.Schema]) -> dict[str, tuple[Any, ...]]:
+    """Columns that are dictionaries of numbers in any part of a source: categories in the order of their values."""
+    found = {field.name for schema in set(schemas) for field in schema if is_number_dictionary(field.type)}
+    return {name: () for name in columns if name in found}
 
 
 def describe(dtype: pa.DataType) -> str:
