@@ -31,6 +31,10 @@ _ARMIJO = 1e-4
 _HELD = 1.0001
 #: Sizes of a variance, in squared floors, at which a vanished one is tried, and the gain that counts.
 _BEYOND, _GAIN = (1e6, 1e4, 1e2), 1e-7
+#: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
+_STALLED = 3
+#: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
+_CERTAIN = 1e-6
 #: Searches that start again beyond a zero, at most.
 _ESCAPES = 5
 #: A diagonal entry below this many floors is near zero.
@@ -94,21 +98,22 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
     point = search.at(np.maximum(start, floor))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    H, damping = point.derivatives.information, 0.0
+    H, damping, stalled = point.derivatives.information, 0.0, 0
     while True:
         g = point.derivatives.gradient
         held = (point.theta <= floor * _HELD) & (g >= 0.0)
         step, decrement = _step(g, H, ~held, damping)
-        if decrement <= max(_TOLERANCE, tolerance * abs(point.objective)):
+        if decrement <= max(_TOLERANCE, tolerance * abs(point.objective)) or stalled >= _STALLED:
             beyond = search.escape(point)
             if beyond is None:
                 return search.last_step(point, step, held, decrement)
-            point, H, damping = beyond, beyond.derivatives.information, 0.0
+            point, H, damping, stalled = beyond, beyond.derivatives.information, 0.0, 0
             continue
         found = search.better(point, H, held, damping)
         if found is None:
             return Minimum(point.theta, point.objective, decrement, False, search.reason)
         new, easy = found
+        stalled = stalled + 1 if new.objective > point.objective - _noise(point.objective) else 0
         damping = damping / 10.0 if easy else max(10.0 * damping, 0.01)
         H = _corrected(new.derivatives.information, new.theta - point.theta, new.derivatives.gradient - g)
         point = new
@@ -132,8 +137,8 @@ class _Search:
         theta = self._move(point, step, held)
         value, _ = self.evaluate(theta) if self.left > 0 else (np.nan, None)
         better = value <= point.objective + _noise(point.objective)
-        reason = "no step can lower the objective"
-        return Minimum(theta if better else point.theta, value if better else point.objective, decrement, True, reason)
+        reason, certain = "no step can lower the objective", decrement <= _CERTAIN + 10.0 * _noise(point.objective)
+        return Minimum(theta if better else point.theta, value if better else point.objective, decrement, certain, reason)
 
     def at(self, theta: Array, below: float = np.inf) -> _Point | None:
         """The point at theta with its derivatives, if its objective lies below a bound."""
@@ -272,7 +277,7 @@ def _additive(T: Array, dT: Array) -> Array:
     """T + dT, with diagonal entries that neither change sign nor jump."""
     new = T + dT
     old, diagonal = np.diag(T), np.diag(new).copy()
-    np.fill_diagonal(new, np.clip(diagonal, old / _SHRINK, np.maximum(old * _GROW, 0.1)))
+    np.fill_diagonal(new, np.clip(diagonal, old / _SHRINK, old * _GROW))
     return new
 
 

@@ -14,7 +14,7 @@ from bigmm.errors import ModelError
 from bigmm.solver.cholmod import NotPositiveDefiniteError
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
-from bigmm.solver.newton import newton
+from bigmm.solver.newton import Minimum, newton
 
 _METHODS = {
     "bobyqa": nlopt.LN_BOBYQA,
@@ -197,7 +197,10 @@ def _newton(
     recorder: _Recorder, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer
 ) -> tuple[str, bool, float]:
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall."""
-    found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=settings.maxeval)
+    try:
+        found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=settings.maxeval)
+    except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
+        found = Minimum(*recorder.best, np.inf, False, f"Newton's steps failed ({error})")
     if found.converged or len(recorder.trace) >= settings.maxeval:
         return found.reason, found.converged, found.decrement
     reason, converged = _nlopt(recorder, covariance.lower, recorder.best[0], floor, replace(settings, method="bobyqa"))

@@ -78,6 +78,7 @@ def _fit_record(fit: LinearMixedModelFit) -> dict[str, Any]:
             "reason": search.reason,
             "converged": search.converged,
             "nevals": search.nevals,
+            "decrement": search.decrement if search.decrement is not None and np.isfinite(search.decrement) else None,
             "start": search.start.tolist(),
             "trace": [{"theta": theta.tolist(), "objective": None if np.isnan(value) else value} for theta, value in search.trace],
         },
@@ -145,7 +146,9 @@ def load_fit(folder: Path, record: Mapping[str, Any]) -> LinearMixedModelFit:
         covariance=RelativeCovariance(terms, tuple(len(group.coef_names) for group in groups)),
         groups=groups,
         rows=read_rows(record["rows"]),
-        optimization=Optimization(settings, start, theta, record["objective"], trace, search["reason"], search["converged"]),
+        optimization=Optimization(
+            settings, start, theta, record["objective"], trace, search["reason"], search["converged"], search["decrement"]
+        ),
     )
 
 

@@ -82,3 +82,27 @@ def test_several_zeros() -> None:
     fit, oracle = (bigmm.lmer(formula, frame, client=0, optimizer=method) for method in ("newton", "bobyqa"))
     assert fit.objective <= oracle.objective + ATOL
     assert fit.converged
+
+
+def test_bobyqa_goes_on_where_newton_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+
+    model = model_of(CASES["sleepstudy_full_ml"], False)
+    expected = model.fit()
+    with monkeypatch.context() as patched:
+        patched.setattr("bigmm.solver.newton._step", fail)
+        fit = model.fit()
+    assert fit.converged
+    assert "then BOBYQA" in fit.optimization.reason
+    assert fit.objective == pytest.approx(expected.objective, abs=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_objectives_of_any_size_end(scale: float) -> None:
+    """A search ends at the rounding of the objective, whatever its size."""
+    frame = CASES["penicillin_ml"].frame()
+    big = pd.concat([frame.assign(diameter=frame["diameter"] * scale, plate=frame["plate"] + str(i)) for i in range(40)])
+    fit = bigmm.lmer("diameter ~ 1 + (1 | plate) + (1 | sample)", big, client=0)
+    assert fit.converged
+    assert fit.nevals < 40
