@@ -38,6 +38,8 @@ _SNAP_RISE = 1e-8
 #: Step and slope of the one-sided check at a bound, and how often the search may start again from there.
 _EDGE_STEP = 1e-3
 _RESTARTS = 3
+#: Evaluations for each entry of theta that BOBYQA gets to go on where Newton's steps stall.
+_RESCUE = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,8 @@ def _newton(
         found = Minimum(*recorder.best, np.inf, False, f"Newton's steps failed ({error})")
     if found.converged or len(recorder.trace) >= settings.maxeval:
         return found.reason, found.converged, found.decrement
-    reason, converged = _nlopt(recorder, covariance.lower, recorder.best[0], floor, replace(settings, method="bobyqa"))
+    limit = min(settings.maxeval, len(recorder.trace) + _RESCUE * (len(start) + 1))
+    reason, converged = _nlopt(recorder, covariance.lower, recorder.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
     return f"{found.reason}, then BOBYQA: {reason}", converged, found.decrement
 
 
