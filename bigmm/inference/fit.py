@@ -86,6 +86,8 @@ class LinearMixedModelFit:
     rows : RowCounts
     optimization : Optimization
         The search: settings, every (theta, objective), reason for stopping.
+    model : LinearMixedModel or None
+        The crossproducts' model, for conditional variances; None for a fit that was loaded.
     """
 
     formula: Formula

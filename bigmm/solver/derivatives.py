@@ -27,9 +27,6 @@ from bigmm.columns import Array
 from bigmm.solver import elimination
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Reduced
 
-#: Diagonal entries of T below this are nudged up to it where T is divided by.
-NUDGE = 1e-4
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Derivatives:

@@ -245,14 +245,3 @@ def traces_from_sparse(
                 for a in range(k):
                     for b in range(k):
                         out[c, a, b] += x[a] * G[own, b] + G[own, a] * x[b]
-
-
-@_jit
-def cross_leaves(indptr: Index, indices: Index, values: Array, x: Array, out: Array) -> None:
-    """`out` (q, k, columns) plus C_j x for every leaf; x is (r, columns)."""
-    k, width = values.shape[1], x.shape[1]
-    for j in numba.prange(len(indptr) - 1):
-        for e in range(indptr[j], indptr[j + 1]):
-            for a in range(k):
-                for w in range(width):
-                    out[j, a, w] += values[e, a] * x[indices[e], w]

@@ -137,7 +137,8 @@ class _Search:
         theta = self._move(point, step, held)
         value, _ = self.evaluate(theta) if self.left > 0 else (np.nan, None)
         better = value <= point.objective + _noise(point.objective)
-        reason, certain = "no step can lower the objective", decrement <= _CERTAIN + 10.0 * _noise(point.objective)
+        certain = decrement <= _CERTAIN + 10.0 * _noise(point.objective)
+        reason = "no step can lower the objective" if certain else "steps lower the objective no more"
         return Minimum(theta if better else point.theta, value if better else point.objective, decrement, certain, reason)
 
     def at(self, theta: Array, below: float = np.inf) -> _Point | None:

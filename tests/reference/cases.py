@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 _HERE = Path(__file__).parent
-#: classroom.csv may not be copied into the repository; it lies beside a checkout of the developers.
+#: classroom.csv may not be copied into the repository; it is read from a folder shared/data beside the checkout.
 _DATA = (_HERE.parent / "data", _HERE.parents[2] / "shared" / "data")
 
 
