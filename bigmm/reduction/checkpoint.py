@@ -47,8 +47,10 @@ class Checkpoint:
         """Segments that are done."""
         from bigmm.storage import load
 
-        segments: list[Segment] = []
-        for record in (_read_index(self.folder) or {"segments": []})["segments"]:
+        found = _read_index(self.folder)
+        records: list[Any] = [] if found is None else found["segments"]
+        segments = []
+        for record in records:
             slices: Any = tuple(load(self.folder / name) for name in record["slices"])
             segments.append(Segment(record["start"], record["stop"], slices))
         return segments
