@@ -59,7 +59,7 @@ class Checkpoint:
         """Write the segments that are not there yet, then the index, then remove what it no longer names."""
         from bigmm.storage import save_crossproducts
 
-        records = []
+        records: list[dict[str, Any]] = []
         for segment in segments:
             names = [f"{segment.start:06d}-{segment.stop:06d}.{number}" for number in range(len(segment.slices))]
             for name, cp in zip(names, segment.slices, strict=True):
@@ -67,7 +67,15 @@ class Checkpoint:
                     save_crossproducts(cp, self.folder / name)
             records.append({"start": segment.start, "stop": segment.stop, "slices": names})
         _write_index(self.folder, {"format": _FORMAT, "identity": dict(self.identity), "segments": records})
-        _remove_all_but(self.folder, {name for record in records for name in record["slices"]})
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove what the index does not name: segments that were merged, or written by a process that was killed then."""
+        found = _read_index(self.folder)
+        named = {name for record in (found["segments"] if found else ()) for name in record["slices"]}
+        for entry in self.folder.iterdir():
+            if entry.is_dir() and entry.name not in named:
+                shutil.rmtree(entry)
 
 
 @contextlib.contextmanager
@@ -101,6 +109,7 @@ def open_checkpoint(path: str | os.PathLike[str], work: Work, plan_digest: str, 
         _take(lock, folder)
         checkpoint = Checkpoint(folder, _identity(work, plan_digest))
         _check_same(checkpoint, resume=resume)
+        checkpoint.clear()
         yield checkpoint
 
 
@@ -186,9 +195,3 @@ def _write_index(folder: Path, record: Mapping[str, Any]) -> None:
         os.fsync(descriptor)  # the names, too, are on disk before anything old is removed
     finally:
         os.close(descriptor)
-
-
-def _remove_all_but(folder: Path, names: set[str]) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir() and entry.name not in names:
-            shutil.rmtree(entry, ignore_errors=True)

@@ -107,6 +107,16 @@ def test_holds_few_segments(files: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "ck").iterdir()} == named | {"checkpoint.json", "lock"}
 
 
+def test_what_the_index_does_not_name_is_not_used(files: Path, expected: Any, tmp_path: Path) -> None:
+    """A pass for another formula was killed after it had written its first segment and before its index."""
+    bigmm.reduce("y ~ 1 + (x | g) + (1 | h)", files, checkpoint=tmp_path / "ck")
+    index = json.loads((tmp_path / "ck/checkpoint.json").read_text())
+    for number, name in enumerate(index["segments"][0]["slices"]):
+        (tmp_path / "ck" / name).rename(tmp_path / "ck" / f"000000-000001.{number}")
+    (tmp_path / "ck/checkpoint.json").unlink()
+    assert bits(bigmm.reduce(FORMULA, files, checkpoint=tmp_path / "ck")) == expected
+
+
 SCRIPT = """
 import sys
 from bigmm.reduction import slices
