@@ -44,7 +44,9 @@ def batch_results(executor: Executor, work: Work, first: int = 0) -> Iterator[Sl
                 running.append(_submit(executor, work.batch(number)))
             if not running:
                 return
-            yield executor.result(running.popleft())
+            result = executor.result(running[0])
+            running.popleft()
+            yield result
     finally:
         executor.cancel(running)
 
