@@ -203,9 +203,11 @@ class TestWorkers:
         def held(dask_scheduler: Any) -> list[str]:
             return [key for key in dask_scheduler.tasks if str(key).startswith("bigmm")]
 
-        for _ in range(50):
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
             if not client.run_on_scheduler(held):
                 return
+            time.sleep(0.05)
         pytest.fail(f"tasks are left: {client.run_on_scheduler(held)}")
 
     def test_progress_ends_at_all_chunks(self, client: Client, files: Path) -> None:
