@@ -50,6 +50,8 @@ def data_options(command: Command) -> Command:
             help="Start N processes on this machine; 0 works in this process. "
             "Without it and --scheduler: one a processor, or none for small data.",
         ),
+        click.option("--checkpoint", metavar="DIR", help="Write there what is done, after every batch of chunks and every evaluation."),
+        click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one; without it a checkpoint is refused."),
     ]
     return _apply(options, command)
 

@@ -24,6 +24,8 @@ from bigmm.solver.derivatives import Derivatives
 Evaluate: TypeAlias = Callable[[Array], "tuple[float, Callable[[], Derivatives]]"]
 
 _FORMAT = 1
+#: Derivatives that hold one array a grouping factor.
+_TUPLES = ("precision", "spread")
 
 
 @contextlib.contextmanager
@@ -67,7 +69,7 @@ class _Replay:
             return value, lambda: self._derivatives(theta, derive)
         if "derivatives" in found:
             return found["objective"], lambda: _from_json(found["derivatives"])
-        return found["objective"], lambda: self._derivatives(theta, lambda: self._evaluate(theta)[1]())
+        return found["objective"], lambda: self._derivatives(theta, self._evaluate(theta)[1])
 
     def _derivatives(self, theta: Array, derive: Callable[[], Derivatives]) -> Derivatives:
         found = derive()
@@ -117,10 +119,10 @@ def _whole_lines(file: Path) -> list[bytes]:
 def _to_json(found: Derivatives) -> dict[str, Any]:
     """JSON writes floats so that they are read back to the bit."""
     values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-    return {name: [part.tolist() for part in value] if isinstance(value, tuple) else value.tolist() for name, value in values.items()}
+    return {name: [part.tolist() for part in value] if name in _TUPLES else value.tolist() for name, value in values.items()}
 
 
 def _from_json(record: Mapping[str, Any]) -> Derivatives:
-    lists = {name: tuple(np.array(part) for part in value) for name, value in record.items() if name in ("precision", "spread")}
-    arrays = {name: np.array(value) for name, value in record.items() if name not in lists}
-    return Derivatives(**arrays, **lists)
+    values: dict[str, Any] = {name: np.array(value) for name, value in record.items() if name not in _TUPLES}
+    values |= {name: tuple(np.array(part) for part in record[name]) for name in _TUPLES}
+    return Derivatives(**values)
