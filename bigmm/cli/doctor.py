@@ -113,11 +113,10 @@ def _cluster(scheduler: str) -> Iterator[Finding]:
         yield Finding("scheduler", str(error), "see that it runs and can be reached from here")
 
 
-def _describe_process(dask_worker: Any = None, dask_scheduler: Any = None) -> dict[str, Any]:
-    """Versions in one process of the cluster; runs there."""
-    del dask_scheduler
+def _describe_process(dask_worker: Any = None) -> dict[str, Any]:
+    """Versions in one process of the cluster; runs there, on the scheduler too, which Dask passes in the place of a worker."""
     versions = {"python": platform.python_version(), **{name: _version(name) for name in _SHARED[1:]}}
-    return {"versions": versions, "threads": 0 if dask_worker is None else dask_worker.state.nthreads}
+    return {"versions": versions, "threads": getattr(getattr(dask_worker, "state", None), "nthreads", 0)}
 
 
 def _differences(own: dict[str, Any], processes: dict[str, dict[str, Any]]) -> Iterator[Finding]:
