@@ -51,13 +51,14 @@ def add(parts: Sequence[CrossProducts]) -> CrossProducts:
     parts = [reshift(part, design) for part in parts]
     columns = sort_columns(column for part in parts for column in part.columns)
     x_places = [_x_places(columns, part) for part in parts]
-    XytXy = np.zeros((len(columns) + 1, len(columns) + 1))
+    width = len(columns) + len(design.formula.responses)
+    XytXy = np.zeros((width, width))
     for part, places in zip(parts, x_places, strict=True):
         XytXy[np.ix_(places, places)] += part.XytXy
     groups: list[GroupProducts] = []
     places_of: list[list[_GroupPlaces]] = []
     for position in range(len(parts[0].groups)):
-        group, group_places = _add_groups([part.groups[position] for part in parts], x_places, len(columns) + 1)
+        group, group_places = _add_groups([part.groups[position] for part in parts], x_places, width)
         groups.append(group)
         places_of.append(group_places)
     pairs = {
@@ -132,22 +133,25 @@ def reshift(part: CrossProducts, design: Design) -> CrossProducts:
 
 
 def shift_matrix(columns: tuple[Column, ...], old: Design, new: Design | None = None) -> Array:
-    """V with [X y](shifted by `new`) = [X y](shifted by `old`) V, shape (P + 1, P + 1); `new` None: unshifted."""
+    """V with [X y](shifted by `new`) = [X y](shifted by `old`) V, shape (P + R, P + R); `new` None: unshifted."""
     P = len(columns)
-    V = np.eye(P + 1)
+    V = np.eye(P + len(old.formula.responses))
     for position, column in enumerate(columns):
         if column.numeric:
             key = ":".join(column.numeric)
             change = old.shift.get(key, 0.0) - (new.shift.get(key, 0.0) if new else 0.0)
             V[:P, position] += change * expansion(columns, Column((), column.cell))
-    V[:P, P] += (old.y_shift - (new.y_shift if new else 0.0)) * expansion(columns, Column())
+    for place, response in enumerate(old.formula.responses, P):
+        change = old.y_shift.get(response.text, 0.0) - (new.y_shift.get(response.text, 0.0) if new else 0.0)
+        V[:P, place] += change * expansion(columns, Column())
     return V
 
 
 def _x_places(columns: tuple[Column, ...], part: CrossProducts) -> Refs:
-    """Places of a part's raw columns, and of its response, in the sum."""
+    """Places of a part's raw columns, and of its responses, in the sum."""
     places = {column: place for place, column in enumerate(columns)}
-    return np.array([*(places[column] for column in part.columns), len(columns)], dtype=np.intp)
+    responses = range(len(columns), len(columns) + len(part.XytXy) - len(part.columns))
+    return np.array([*(places[column] for column in part.columns), *responses], dtype=np.intp)
 
 
 def _add_groups(groups: Sequence[GroupProducts], x_places: Sequence[Refs], width: int) -> tuple[GroupProducts, list[_GroupPlaces]]:
@@ -254,7 +258,7 @@ def _drop_cells(whole: CrossProducts, difference: CrossProducts) -> CrossProduct
     before = dict(zip(whole.columns, _cell_weights(whole.columns, np.diag(whole.XytXy)), strict=True))
     after = _cell_weights(difference.columns, np.diag(difference.XytXy))
     kept = _has_rows(difference.columns, before, after)
-    places = np.append(np.flatnonzero(kept), len(kept))
+    places = np.append(np.flatnonzero(kept), np.arange(len(kept), len(difference.XytXy)))
     groups, z_kept = [], []
     for old, new in zip(whole.groups, difference.groups, strict=True):
         before = dict(zip(old.columns, _cell_weights(old.columns, np.einsum("jaa->a", old.ZtZ)), strict=True))

@@ -59,8 +59,8 @@ class GroupProducts:
         Rows of each level.
     ZtZ : (q, k, k) float64
         Z'Z is block diagonal: one block a level.
-    ZtXy : (q, k, P + 1) float64
-        Z'[X_raw y].
+    ZtXy : (q, k, P + R) float64
+        Z'[X_raw y1 y2 ...].
     """
 
     names: tuple[str, ...]
@@ -97,7 +97,7 @@ class PairProducts:
 class CrossProducts:
     """The sufficient statistics of a linear mixed model and of every model inside it.
 
-    With W = [X_raw y], the raw fixed-effects columns and the response, these are W'W, and for the grouping factors
+    With W = [X_raw y1 y2 ...], the raw fixed-effects columns and the R responses, these are W'W, and for the grouping factors
     Z_g'Z_g, Z_g'W and Z_g'Z_h. Everything carries labels, so that the sum of two is the crossproducts of all their
     rows: levels and columns that only one of them has seen simply appear in the sum.
 
@@ -107,8 +107,8 @@ class CrossProducts:
         The formula and the constants of the pass.
     columns : tuple of Column, length P
         Raw columns of the fixed part.
-    XytXy : (P + 1, P + 1) float64
-        [X_raw y]'[X_raw y], columns shifted by the design's constants, weighted.
+    XytXy : (P + R, P + R) float64
+        W'W, columns shifted by the design's constants, weighted.
     groups : tuple of GroupProducts
         One for each grouping factor, in the formula's order.
     pairs : dict of {(g, h): PairProducts}
@@ -180,7 +180,7 @@ class CrossProducts:
         Parameters
         ----------
         formula : str, optional
-            Any formula whose columns and grouping factors were collected.
+            Any formula whose columns and grouping factors were collected; it names one response when there are several.
         reml : bool
             REML criterion, or minus twice the log-likelihood.
         contrasts : dict, optional
@@ -215,6 +215,35 @@ class CrossProducts:
             "newton" (the default), a method of nlopt ("bobyqa", "lbfgs", "cobyla", "neldermead", "sbplx"), or settings.
         """
         return self.model(formula, reml=reml, contrasts=contrasts).fit(start=start, optimizer=optimizer)
+
+    def fits(
+        self,
+        formula: str | None = None,
+        reml: bool = True,
+        contrasts: Mapping[str, Any] | None = None,
+        start: npt.ArrayLike | None = None,
+        optimizer: str | Optimizer | None = None,
+    ) -> dict[str, LinearMixedModelFit]:
+        """A fit for each response of ``cbind(y1, y2) ~ ...``, the same numbers as `fit` gives for it alone.
+
+        Columns are coded and Z'Z is analysed once for all of them.
+
+        Parameters
+        ----------
+        formula : str, optional
+            A sub-model; its left side lists the responses to fit.
+        reml, contrasts, start, optimizer
+            As for `fit`.
+
+        Returns
+        -------
+        dict of {response: LinearMixedModelFit}
+        """
+        from bigmm.solver.model import build_models
+
+        models = build_models(self, formula, reml=reml, contrasts=contrasts)
+        fits = (model.fit(start=start, optimizer=optimizer) for model in models)
+        return {fit.formula.responses[0].text: fit for fit in fits}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a directory of JSON, npz and Parquet that `bigmm.load` reads; replaced as a whole or not at all.

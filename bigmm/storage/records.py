@@ -22,7 +22,7 @@ def design_record(design: Design) -> dict[str, Any]:
         "offset": design.offset,
         "categories": {name: [_level_record(level) for level in levels] for name, levels in design.categories.items()},
         "shift": dict(design.shift),
-        "y_shift": design.y_shift,
+        "y_shift": dict(design.y_shift),
         "na_action": design.na_action,
     }
 
