@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bigmm.accounting import RowCounts, SkippedChunk, Sources
 from bigmm.columns import Array, Column
 from bigmm.design import Design
 
@@ -20,27 +21,6 @@ if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
-
-
-@dataclass(frozen=True, slots=True)
-class RowCounts:
-    """What became of the rows: ``read == used + dropped``.
-
-    Attributes
-    ----------
-    read, used : int
-    missing : dict of {column: rows}
-        Rows in which the column is missing; a row with two gaps counts under both.
-    """
-
-    read: int = 0
-    used: int = 0
-    missing: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def dropped(self) -> int:
-        """Incomplete rows."""
-        return self.read - self.used
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,8 +95,12 @@ class CrossProducts:
         For positions g < h in `groups`.
     rows : RowCounts
     sum_log_weights : float
-    digest : str
-        Identifies the data of the pass.
+    plan_digest : str
+        Identifies the data of the pass and how they were cut: paths, sizes, times, row groups. See `digest` for what is inside.
+    sources : Sources
+        Rows by file: their sums are `rows`.
+    skipped : tuple of SkippedChunk
+        Chunks that could not be read and are not in the sums.
 
     References
     ----------
@@ -130,7 +114,10 @@ class CrossProducts:
     pairs: Mapping[tuple[int, int], PairProducts]
     rows: RowCounts
     sum_log_weights: float = 0.0
-    digest: str = ""
+    plan_digest: str = ""
+    sources: Sources = field(default_factory=Sources)
+    skipped: tuple[SkippedChunk, ...] = ()
+    _digest: str = field(default="", init=False, repr=False)
 
     @property
     def nobs(self) -> int:
@@ -138,9 +125,21 @@ class CrossProducts:
         return self.rows.used
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of all arrays, labels, counts and the design, in hexadecimal: equal when, to the bit, the crossproducts are.
+
+        It is the same on every machine and does not depend on where the files lie. Computed on first use, at the speed of SHA-256.
+        """
+        if not self._digest:
+            from bigmm.storage import content_digest
+
+            object.__setattr__(self, "_digest", content_digest(self))
+        return self._digest
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the arrays; levels included."""
-        total = self.XytXy.nbytes
+        total = self.XytXy.nbytes + self.sources.nbytes
         for group in self.groups:
             total += group.ZtZ.nbytes + group.ZtXy.nbytes + group.rows.nbytes + int(group.levels.memory_usage())
         return total + sum(pair.ZtZ.nbytes + pair.g_refs.nbytes + pair.h_refs.nbytes for pair in self.pairs.values())
@@ -156,11 +155,12 @@ class CrossProducts:
         Raises
         ------
         LabelError
-            When they were collected for different formulas, weights or kinds of columns.
+            When they were collected for different formulas, weights or kinds of columns, or share a file, whose rows would
+            count twice (`bigmm.merge` can allow that).
         """
-        from bigmm.addition import add
+        from bigmm.addition import merge
 
-        return add([self, other])
+        return merge([self, other])
 
     def __sub__(self, other: CrossProducts) -> CrossProducts:
         """Crossproducts of the rows of `self` that are not in `other`; levels without rows disappear.
@@ -168,9 +168,9 @@ class CrossProducts:
         Raises
         ------
         LabelError
-            When `other` is not a part of `self`.
+            When `other` is not a part of `self`, or has files that are not among those of `self` (`bigmm.subtract` can allow that).
         """
-        from bigmm.addition import subtract
+        from bigmm.subtraction import subtract
 
         return subtract(self, other)
 

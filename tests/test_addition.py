@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bigmm
-from bigmm.addition import add, reshift, subtract
+from bigmm.addition import add, reshift
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
 from bigmm.errors import LabelError
 from bigmm.formula import parse_formula
 from bigmm.reduction.partial import partial_crossproducts
+from bigmm.subtraction import subtract
 
 #: Sums of some dozen products of numbers up to 10, in another order.
 RTOL, ATOL = 1e-11, 1e-10

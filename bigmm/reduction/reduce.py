@@ -16,6 +16,7 @@ from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design, NaAction
 from bigmm.errors import DataError
 from bigmm.formula import parse_formula
+from bigmm.reduction.accounts import check_accounts
 from bigmm.reduction.arguments import check_column_names
 from bigmm.reduction.cluster import SMALL_BYTES, connect
 from bigmm.reduction.progress import ProgressCallback
@@ -84,8 +85,9 @@ def reduce(
     design = _for_plan(design, plan)
     with connect(client, small=_is_small(plan)) as connected:
         cp = _run(plan, design, connected, progress)
+    check_accounts(plan.chunks, cp)
     _check_rows(cp)
-    return replace(cp, digest=plan.digest)
+    return replace(cp, plan_digest=plan.digest)
 
 
 def _for_plan(design: Design, plan: Plan) -> Design:

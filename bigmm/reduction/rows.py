@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bigmm.accounting import RowCounts
 from bigmm.columns import Array, Block
-from bigmm.crossproducts import RowCounts
 from bigmm.design import Design
 from bigmm.errors import DataError
 from bigmm.formula.expression import Expression
@@ -38,6 +38,8 @@ class Rows:
         Categorical columns, codes (n,) into sorted levels.
     complete : (rows read,) bool
         Which rows of the chunk these are.
+    missing : dict of {column: (rows read,) bool}
+        Which rows lack a value; without the columns that lack none.
     counts : RowCounts
     """
 
@@ -46,6 +48,7 @@ class Rows:
     numeric: Mapping[tuple[str, ...], Array]
     encoded: Mapping[str, tuple[Refs, pd.Index]]
     complete: Mask
+    missing: Mapping[str, Mask]
     counts: RowCounts
 
 
@@ -79,7 +82,7 @@ def evaluate_rows(table: pa.Table, design: Design, where: str = "the data") -> R
     values = values if complete.all() else {text: value[complete] for text, value in values.items()}
     y = _responses(values, numbers, design, complete)
     numeric = {block.texts: _product(block, values) for block in _numeric_blocks(design)}
-    return Rows(y, weights, numeric, _encoded(table, design, complete), complete, counts)
+    return Rows(y, weights, numeric, _encoded(table, design, complete), complete, missing, counts)
 
 
 def numeric_values(table: pa.Table, design: Design) -> tuple[dict[tuple[str, ...], Array], dict[str, Array]]:

@@ -108,11 +108,11 @@ def _tree(level: list[Any], merge: Callable[[list[Any]], Any]) -> Any:
 
 
 def _reduce_chunk(chunk: Chunk, design: Design) -> CrossProducts:
-    return partial_crossproducts(chunk.read(design.names), design, chunk.name)
+    return partial_crossproducts(chunk.read(design.names), design, chunk.name, chunk.origins)
 
 
 def _reduce_frame(chunk: Any, frame: Any, design: Design) -> CrossProducts:
-    return partial_crossproducts(chunk.read_frame(frame, design.names), design, chunk.name)
+    return partial_crossproducts(chunk.read_frame(frame, design.names), design, chunk.name, chunk.origins)
 
 
 def _submit(client: Client, chunks: Sequence[Chunk], design: Design) -> _Batch:

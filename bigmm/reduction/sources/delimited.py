@@ -20,6 +20,8 @@ from bigmm.reduction.sources.schema import ENCODED_TEXT, TEXT, unify_schemas
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bigmm.accounting import Origin
+
 _PLAIN = Dialect(",", None)
 _REMEDY = "write the column with one type in every row, as UTF-8, or convert the file to Parquet"
 
@@ -55,6 +57,11 @@ class DelimitedChunk:
     @property
     def rows(self) -> None:
         """Unknown before reading."""
+
+    @property
+    def origins(self) -> tuple[Origin]:
+        """The file."""
+        return (self.file.origin(),)
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded."""

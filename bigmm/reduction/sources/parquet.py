@@ -21,6 +21,8 @@ from bigmm.reduction.sources.schema import TEXT, number_categories, unify_schema
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from bigmm.accounting import Origin
+
 _HEAD_BUFFER = 2**20
 # With more pieces than this, small files share a chunk; with fewer each is one, so that small data run in parallel too.
 _MANY_PIECES = 1_000
@@ -58,6 +60,11 @@ class ParquetChunk:
     def rows(self) -> int:
         """Rows by the footers."""
         return sum(piece.rows for piece in self.pieces)
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """File and rows of each piece."""
+        return tuple(piece.file.origin(piece.rows) for piece in self.pieces)
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded."""
