@@ -75,11 +75,14 @@ class SkippedChunk:
     reason : str
     rows : int or None
         Rows by the footers, None when they are not known.
+    urls : tuple of str
+        The files that it is of.
     """
 
     name: str
     reason: str
     rows: int | None = None
+    urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,7 @@ def count_sources(origins: Sequence[Origin], complete: Mask, missing: Mapping[st
 
 
 def skipped_sources(origins: Sequence[Origin]) -> Sources:
-    """The files of a chunk that was left out, with the rows that their footers promised."""
+    """The files of a chunk that was not read, with the rows that their footers promise."""
     rows = np.array([origin.rows or 0 for origin in origins], dtype=np.int64)
     return add_sources([_sources(origins, np.zeros_like(rows), np.zeros_like(rows), rows, {})])
 
@@ -244,7 +247,7 @@ def _distinct(urls: pd.Index, sizes: Counts, versions: pd.Index) -> tuple[npt.ND
     return key, first
 
 
-def shown(urls: pd.Index) -> str:
+def shown(urls: Sequence[str]) -> str:
     """A few files by name, and how many more there are."""
     listed = ", ".join(repr(url) for url in urls[:_NAMED])
     return listed if len(urls) <= _NAMED else f"{listed} and {len(urls) - _NAMED:,} more files"

@@ -59,7 +59,7 @@ def _subtract_sources(whole: Sources, part: Sources, *, allow_unknown: bool) -> 
     untold = bool((whole.read[~whole.are_files] > 0).any()) or not len(whole)
     if unknown.any() and not allow_unknown and not untold:
         raise LabelError(
-            f"cannot subtract: {shown(left.urls[unknown].unique())} not among the files of the first crossproducts, or there with "
+            f"cannot subtract: {shown(left.urls[unknown].unique().tolist())} not among the files of the first crossproducts, or there with "
             "another size or time: subtract what was added, or allow it if its rows are there under another name "
             "(allow_unknown=True, --allow-unknown)"
         )

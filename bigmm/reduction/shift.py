@@ -25,8 +25,11 @@ _HEADS, _WHOLE = 64, 8
 def with_shift(design: Design, chunks: Sequence[Chunk]) -> Design:
     """The design with constants near the medians of the first rows that have a value.
 
-    Each column has its own: the rows need not be complete, and a column that begins late is looked for further on.
+    Each column has its own: the rows need not be complete, and a column that begins late is looked for further on. A design
+    that has its constants keeps them.
     """
+    if design.y_shift:
+        return design
     constants: dict[tuple[str, ...] | str, float] = {}  # a response's key is its text
     responses = [response.text for response in design.formula.responses]
     wanted = {*responses, *(block.texts for block in design.x_blocks if block.numeric)}

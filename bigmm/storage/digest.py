@@ -25,7 +25,8 @@ def content_digest(cp: CrossProducts) -> str:
     for name, array in _arrays(cp):
         values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         digest.update(f"\n{name} {values.dtype.str} {values.shape}\n".encode())
-        digest.update(memoryview(values.reshape(-1).view(np.uint8)))
+        raw: Any = values.reshape(-1).view(np.uint8)
+        digest.update(raw)
     return digest.hexdigest()
 
 

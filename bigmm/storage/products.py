@@ -52,7 +52,7 @@ def _crossproducts_record(cp: CrossProducts) -> dict[str, Any]:
         "pairs": list(cp.pairs),
         "rows": rows_record(cp.rows),
         "sum_log_weights": cp.sum_log_weights,
-        "skipped": [{"name": chunk.name, "reason": chunk.reason, "rows": chunk.rows} for chunk in cp.skipped],
+        "skipped": [{"name": chunk.name, "reason": chunk.reason, "rows": chunk.rows, "urls": chunk.urls} for chunk in cp.skipped],
         "plan_digest": cp.plan_digest,
         "digest": cp.digest,
     }
@@ -86,7 +86,7 @@ def load_crossproducts(folder: Path, record: Mapping[str, Any]) -> CrossProducts
     columns, rows = read_columns(record["columns"]), read_rows(record["rows"])
     design = read_design(record["design"])
     sources = read_sources(pd.read_parquet(listed(folder, record, _SOURCES)))
-    skipped = tuple(SkippedChunk(chunk["name"], chunk["reason"], chunk["rows"]) for chunk in record["skipped"])
+    skipped = tuple(SkippedChunk(chunk["name"], chunk["reason"], chunk["rows"], tuple(chunk["urls"])) for chunk in record["skipped"])
     cp = CrossProducts(design, columns, XytXy, groups, pairs, rows, record["sum_log_weights"], str(record["plan_digest"]), sources, skipped)
     if cp.digest != record["digest"]:
         raise StorageError(f"{str(folder)!r} is damaged: its content has digest {cp.digest}, expected {record['digest']}; write it again")

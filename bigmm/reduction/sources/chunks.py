@@ -62,6 +62,8 @@ class Plan:
         in memory the number of rows and the schema.
     in_memory : bool
         Whether the data are a table in memory, which needs no cluster.
+    empty : tuple of Origin
+        Files without a row, of which there is no chunk.
     """
 
     chunks: tuple[Chunk, ...]
@@ -69,6 +71,7 @@ class Plan:
     categories: Mapping[str, tuple[Any, ...]]
     digest: str
     in_memory: bool
+    empty: tuple[Origin, ...] = ()
 
 
 def digest_of(parts: Iterable[object]) -> str:

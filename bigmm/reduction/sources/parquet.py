@@ -95,6 +95,7 @@ def plan_parquet(files: Sequence[DataFile], columns: Sequence[str], chunk_bytes:
         categories=number_categories(columns, [footer.schema for footer in footers]),
         digest=digest_of(_identity(files, pieces)),
         in_memory=False,
+        empty=tuple(footer.file.origin(0) for footer in footers if not any(group.rows for group in footer.groups)),
     )
 
 
