@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from bigmm.accounting import Origin, Sources, count_sources
 from bigmm.addition import pairs_from_keys
 from bigmm.columns import Array, Block, Column, cell_columns
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
@@ -40,7 +41,7 @@ class _Piece:
         return len(self.columns)
 
 
-def partial_crossproducts(table: pa.Table, design: Design, where: str = "the data") -> CrossProducts:
+def partial_crossproducts(table: pa.Table, design: Design, where: str = "the data", origins: Sequence[Origin] = ()) -> CrossProducts:
     """Crossproducts of one chunk: the task that runs on a worker.
 
     Parameters
@@ -50,16 +51,18 @@ def partial_crossproducts(table: pa.Table, design: Design, where: str = "the dat
     design : Design
     where : str
         The chunk's name, for messages.
+    origins : sequence of Origin
+        The files that the rows come from, in order.
 
     Raises
     ------
     DataError
-        As `bigmm.reduction.rows.evaluate_rows`.
+        As `bigmm.reduction.rows.evaluate_rows`, and when there are more or fewer rows than the origins say.
     """
     rows = evaluate_rows(table, design, where)
     x_pieces = [_x_piece(block, rows, design) for block in design.x_blocks]
     columns = tuple(column for piece in x_pieces for column in piece.columns)
-    pieces = [*x_pieces, _Piece((Column(("response",)),), rows.y, None)]
+    pieces = [*x_pieces, *(_Piece((Column(("response",)),), y, None) for y in rows.y)]
     refs = [group_levels(group.names, dict(rows.encoded)) for group in design.groups]
     z_pieces = [[_piece(block, rows) for block in group.blocks] for group in design.groups]
     groups = tuple(
@@ -72,7 +75,8 @@ def partial_crossproducts(table: pa.Table, design: Design, where: str = "the dat
         for h in range(g + 1, len(groups))
     }
     log_weights = 0.0 if rows.weights is None else float(np.log(rows.weights).sum())
-    return CrossProducts(design, columns, _XytXy(pieces, rows.weights), groups, pairs, rows.counts, log_weights)
+    sources = count_sources(origins, rows.complete, rows.missing, where) if origins else Sources()
+    return CrossProducts(design, columns, _XytXy(pieces, rows.weights), groups, pairs, rows.counts, log_weights, sources=sources)
 
 
 def _x_piece(block: Block, rows: Rows, design: Design) -> _Piece:

@@ -14,11 +14,15 @@ from typing import Any, TypeAlias, get_args
 import pandas as pd
 from distributed import Client
 
+from bigmm.accounting import add_sources, skipped_sources
+from bigmm.addition import add, check_same
 from bigmm.columns import ColumnKind, Level
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design, NaAction
 from bigmm.errors import DataError
 from bigmm.formula import parse_formula
+from bigmm.reduction.accounts import check_accounts
+from bigmm.reduction.append import new_files, with_constants_of, without_skipped
 from bigmm.reduction.arguments import check_column_names
 from bigmm.reduction.checkpoint import Checkpoint, open_checkpoint
 from bigmm.reduction.cluster import SMALL_BYTES, connect
@@ -51,13 +55,15 @@ def reduce(
     resume: bool = True,
     progress: ProgressCallback | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    into: CrossProducts | None = None,
 ) -> CrossProducts:
     """Reduce rows to the crossproducts of a formula's model matrices, in one pass.
 
     Parameters
     ----------
     formula : str
-        A formula of lme4's grammar, for example ``"y ~ x + (1 + x | g)"``.
+        A formula of lme4's grammar, for example ``"y ~ x + (1 + x | g)"``. With several responses, ``cbind(y1, y2) ~ ...``,
+        rows are used that are complete in all of them, and offsets are taken from each.
     data : path, DataFrame, Table or Dataset
         A path, folder, glob or fsspec URL of Parquet or CSV files, or a list of them; a Dask, pandas or polars
         DataFrame; a pyarrow Table or Dataset. Only the columns that the formula names are read.
@@ -80,11 +86,14 @@ def reduce(
         Called with a `Progress` now and then.
     storage_options : dict, optional
         For the file system of a URL.
+    into : CrossProducts, optional
+        Of earlier files: those of `data` that it has not yet, by name, size and time of change, are read and added. The
+        other arguments must be those that it was made with.
 
     Returns
     -------
     CrossProducts
-        The same bits for any number of workers.
+        The same bits for any number of workers; `into` itself when there is no new file.
 
     Raises
     ------
@@ -92,7 +101,9 @@ def reduce(
         For a formula that cannot be read; marked at the character.
     DataError
         For unknown columns, a response that is not numeric, infinite values, weights that are not positive,
-        files that cannot be read or that disagree, and data without a complete row.
+        files that cannot be read or that disagree, data without a complete row, and files of `into` that have changed since.
+    LabelError
+        For another formula, weights, offset or kinds of columns than those of `into`.
     ClusterError
         When no scheduler answers or no worker is left.
     StorageError
@@ -102,13 +113,23 @@ def reduce(
     if na_action not in get_args(NaAction):
         raise DataError(f"na_action={na_action!r}: expected 'omit' or 'fail'")
     design = Design(parse_formula(formula), {}, weights=weights, offset=offset, na_action=na_action)
+    if into is not None:
+        check_same(into.design, replace(design, kinds=into.design.kinds))
+        data = new_files(data, into, storage_options or {})
+        if not data:
+            return into
+        into = without_skipped(into, data)
     plan = plan_data(data, design.names, storage_options=storage_options)
     design = _for_plan(design, plan)
+    design = design if into is None else with_constants_of(into, design)
     place = _no_checkpoint if checkpoint is None else partial(open_checkpoint, checkpoint, resume=resume)
     with connect(client, small=_is_small(plan)) as connected:
         cp = _run(plan, design, connected, place, progress)
+    check_accounts(plan.chunks, cp)
     _check_rows(cp)
-    return replace(cp, digest=plan.digest)
+    sources = add_sources([cp.sources, skipped_sources(plan.empty)])
+    cp = replace(cp, plan_digest=plan.digest, sources=sources)
+    return cp if into is None else add([into, cp])
 
 
 def _for_plan(design: Design, plan: Plan) -> Design:

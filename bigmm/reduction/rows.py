@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bigmm.accounting import RowCounts
 from bigmm.columns import Array, Block
-from bigmm.crossproducts import RowCounts
 from bigmm.design import Design
 from bigmm.errors import DataError
 from bigmm.formula.expression import Expression
@@ -29,8 +29,8 @@ class Rows:
 
     Attributes
     ----------
-    y : (n,) float64
-        Response minus offset minus shift.
+    y : tuple of (n,) float64
+        Each response minus offset minus shift.
     weights : (n,) float64 or None
     numeric : dict of {numeric factors of a block: (n,) float64}
         Products of numeric expressions, unshifted.
@@ -38,14 +38,17 @@ class Rows:
         Categorical columns, codes (n,) into sorted levels.
     complete : (rows read,) bool
         Which rows of the chunk these are.
+    missing : dict of {column: (rows read,) bool}
+        Which rows lack a value; without the columns that lack none.
     counts : RowCounts
     """
 
-    y: Array
+    y: tuple[Array, ...]
     weights: Array | None
     numeric: Mapping[tuple[str, ...], Array]
     encoded: Mapping[str, tuple[Refs, pd.Index]]
     complete: Mask
+    missing: Mapping[str, Mask]
     counts: RowCounts
 
 
@@ -77,17 +80,18 @@ def evaluate_rows(table: pa.Table, design: Design, where: str = "the data") -> R
     _check_finite({**values, **offset}, complete, where)
     weights = _weights(numbers, design, complete, where)
     values = values if complete.all() else {text: value[complete] for text, value in values.items()}
-    y = _response(values, numbers, design, complete)
+    y = _responses(values, numbers, design, complete)
     numeric = {block.texts: _product(block, values) for block in _numeric_blocks(design)}
-    return Rows(y, weights, numeric, _encoded(table, design, complete), complete, counts)
+    return Rows(y, weights, numeric, _encoded(table, design, complete), complete, missing, counts)
 
 
-def numeric_values(table: pa.Table, design: Design) -> tuple[dict[tuple[str, ...], Array], Array]:
-    """Numeric products of X, and the response less the offset, at every row of a table; NaN or infinity where there is none."""
+def numeric_values(table: pa.Table, design: Design) -> tuple[dict[tuple[str, ...], Array], dict[str, Array]]:
+    """Numeric products of X, and the responses less the offset, at every row of a table; NaN or infinity where there is none."""
     numbers = _numbers(table, design)
     values = {e.text: e.evaluate(numbers, len(table)) for e in _numeric_expressions(design)}
-    y = _response(values, numbers, design, np.ones(len(table), dtype=bool))
-    return {block.texts: _product(block, values) for block in design.x_blocks if block.numeric}, y
+    y = _responses(values, numbers, design, np.ones(len(table), dtype=bool))
+    responses = {response.text: at for response, at in zip(design.formula.responses, y, strict=True)}
+    return {block.texts: _product(block, values) for block in design.x_blocks if block.numeric}, responses
 
 
 def _shown(counts: RowCounts) -> str:
@@ -160,13 +164,13 @@ def _weights(numbers: Mapping[str, Array], design: Design, complete: Mask, where
     return weights
 
 
-def _response(values: Mapping[str, Array], numbers: Mapping[str, Array], design: Design, complete: Mask) -> Array:
-    y = values[design.formula.response.text] - design.y_shift
-    if design.offset is not None:
-        y = y - numbers[design.offset][complete]
-    for offset in design.formula.offsets:
-        y = y - values[offset.text]
-    return y
+def _responses(values: Mapping[str, Array], numbers: Mapping[str, Array], design: Design, complete: Mask) -> tuple[Array, ...]:
+    offsets = [] if design.offset is None else [numbers[design.offset][complete]]
+    offsets += [values[offset.text] for offset in design.formula.offsets]
+    shifted = [values[response.text] - design.y_shift.get(response.text, 0.0) for response in design.formula.responses]
+    for offset in offsets:
+        shifted = [y - offset for y in shifted]
+    return tuple(shifted)
 
 
 def _numeric_blocks(design: Design) -> dict[Block, None]:

@@ -98,7 +98,7 @@ def reduce_chunk(task: ChunkTask, report: Report, frame: Any = None) -> Slices:
     """
     started, chunk, names = time.time(), task.chunk, task.design.names
     table = chunk.read(names) if frame is None else chunk.read_frame(frame, names)  # type: ignore[attr-defined]
-    parts = tuple(partial_crossproducts(rows, task.design, chunk.name) for rows in split_rows(table, task.slicing))
+    parts = tuple(partial_crossproducts(rows, task.design, chunk.name, chunk.origins) for rows in split_rows(table, task.slicing))
     report(ChunkReport(task.number, table.num_rows, chunk.nbytes, started, time.time()))
     return parts
 

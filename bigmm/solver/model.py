@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from bigmm.solver.cholmod import NotPositiveDefiniteError
 from bigmm.solver.derivatives import Derivatives, differentiate
 from bigmm.solver.optimize import Optimizer, minimize
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
-from bigmm.solver.select import SelectedModel, select
+from bigmm.solver.select import SelectedModel, select, select_response
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
@@ -39,6 +39,35 @@ def build_model(
     """
     parsed = cp.design.formula if formula is None else parse_formula(formula)
     return LinearMixedModel(cp, select(cp, parsed, contrasts), reml=reml)
+
+
+def build_models(
+    cp: CrossProducts, formula: str | None = None, *, reml: bool = True, contrasts: Mapping[str, ContrastChoice] | None = None
+) -> Iterator[LinearMixedModel]:
+    """The models of a formula's responses, one after the other.
+
+    They share the coded columns, the symbolic analysis and the arrays of the factorization, so that each is to be used before
+    the next is asked for; afterwards it makes a factorization of its own when it needs one.
+
+    Raises
+    ------
+    FormulaError, LabelError, ModelError
+        As `build_model`.
+    """
+    parsed = cp.design.formula if formula is None else parse_formula(formula)
+    first: LinearMixedModel | None = None
+    for response in parsed.responses:
+        single = parsed.for_response(response)
+        if first is None:
+            model = first = LinearMixedModel(cp, select(cp, single, contrasts), reml=reml)
+            shared = model.pls
+        else:
+            model = LinearMixedModel(cp, select_response(first.selected, cp, single), reml=reml)
+            model._pls = shared.with_response(model.selected.blocks)
+        try:
+            yield model
+        finally:
+            model._pls = None
 
 
 class LinearMixedModel:

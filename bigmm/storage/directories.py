@@ -19,8 +19,8 @@ from typing import Any
 
 from bigmm.errors import StorageError
 
-#: Raised when a reader of the old version could misread what is written.
-FORMAT = 1
+#: Raised when what is written changes; a version reads and writes one format.
+FORMAT = 2
 _MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
 #: Of Linux's renameat2(): two names change places.
 _EXCHANGE, _HERE = 2, -100
@@ -135,10 +135,12 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     StorageError
     """
     record: dict[str, Any] = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
-    if record["format"] > FORMAT:
-        raise StorageError(
-            f"{str(folder)!r} was written by {record['written_by']} in format {record['format']}: expected format {FORMAT}; update bigmm"
-        )
+    found = record["format"]
+    if not isinstance(found, int):
+        raise TypeError(f"format {found!r}")
+    if found != FORMAT:
+        remedy = "update bigmm" if found > FORMAT else "make it again with this version"
+        raise StorageError(f"{str(folder)!r} was written by {record['written_by']} in format {found}: expected format {FORMAT}; {remedy}")
     for name, digest in record["files"].items():
         if Path(name).name != name:
             raise StorageError(f"{str(folder)!r} is damaged: its manifest names the file {name!r} outside the directory")
