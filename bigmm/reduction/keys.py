@@ -41,7 +41,7 @@ def column_levels(column: pa.ChunkedArray[Any], name: str, *, whole: bool) -> tu
     encoded: Any = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     array = encoded.unify_dictionaries().combine_chunks()
     refs, levels = factorize(_index(array.dictionary, name, whole=whole))
-    return _present(refs.astype(np.int32)[array.indices.to_numpy()], levels)
+    return present(refs.astype(np.int32)[array.indices.to_numpy()], levels)
 
 
 def number_values(column: pa.ChunkedArray[Any]) -> npt.NDArray[Any]:
@@ -50,7 +50,7 @@ def number_values(column: pa.ChunkedArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(array.to_numpy(zero_copy_only=False))
 
 
-def _present(refs: Refs, levels: pd.Index) -> tuple[Refs, pd.Index]:
+def present(refs: Refs, levels: pd.Index) -> tuple[Refs, pd.Index]:
     """Without the levels that no row has: a dictionary can hold more than its column."""
     seen = np.zeros(len(levels), dtype=bool)
     seen[refs] = True

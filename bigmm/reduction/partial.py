@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ from bigmm.levels import Refs, combine
 from bigmm.pairs import count_pairs, find_pairs
 from bigmm.reduction.keys import group_levels
 from bigmm.reduction.rows import Rows, evaluate_rows
+from bigmm.reduction.slices import Slicing, split_rows
 from bigmm.reduction.sums import gram, level_products, level_sums
 
 
@@ -96,7 +97,7 @@ class _Block:
 
 
 def partial_crossproducts(table: pa.Table, design: Design, where: str = "the data", origins: Sequence[Origin] = ()) -> CrossProducts:
-    """Crossproducts of one chunk: the task that runs on a worker.
+    """Crossproducts of one chunk.
 
     Parameters
     ----------
@@ -113,20 +114,33 @@ def partial_crossproducts(table: pa.Table, design: Design, where: str = "the dat
     DataError
         As `bigmm.reduction.rows.evaluate_rows`, and when there are more or fewer rows than the origins say.
     """
+    (whole,) = sliced_crossproducts(table, design, Slicing(()), where, origins)
+    return whole
+
+
+def sliced_crossproducts(
+    table: pa.Table, design: Design, slicing: Slicing, where: str, origins: Sequence[Origin]
+) -> tuple[CrossProducts, ...]:
+    """Crossproducts of one chunk, one for each slice; the accounts of the rows by file are with the first."""
     rows = evaluate_rows(table, design, where)
+    sources = count_sources(origins, rows.complete, rows.missing, where) if origins else Sources()
+    first, *rest = (_crossproducts(part, design) for part in split_rows(rows, slicing))
+    return replace(first, sources=sources), *rest
+
+
+def _crossproducts(rows: Rows, design: Design) -> CrossProducts:
     x_pieces = [_x_piece(block, rows, design) for block in design.x_blocks]
-    columns = tuple(column for piece in x_pieces for column in piece.columns)
     y_pieces = [_Piece((Column(("response",)),), y, None) for y in rows.y]
+    columns = tuple(column for piece in x_pieces for column in piece.columns)
     xy = _Block((*x_pieces, *y_pieces), rows.count)
     refs = [group_levels(group.names, dict(rows.encoded)) for group in design.groups]
     z = [_Block(tuple(_piece(block, rows) for block in group.blocks), rows.count) for group in design.groups]
     groups = tuple(
         _group(group, levels, codes, block, xy, rows.weights) for group, (codes, levels), block in zip(design.groups, refs, z, strict=True)
     )
-    pairs = {(g, h): _pair(refs[g], refs[h], z[g], z[h], rows.weights) for g in range(len(groups)) for h in range(g + 1, len(groups))}
+    pairs = {(g, h): _pair(refs[g], refs[h], z[g], z[h], rows.weights) for g, h in itertools.combinations(range(len(groups)), 2)}
     log_weights = 0.0 if rows.weights is None else float(np.log(rows.weights).sum())
-    sources = count_sources(origins, rows.complete, rows.missing, where) if origins else Sources()
-    return CrossProducts(design, columns, _XytXy(xy, rows.weights), groups, pairs, rows.counts, log_weights, sources=sources)
+    return CrossProducts(design, columns, _XytXy(xy, rows.weights), groups, pairs, rows.counts, log_weights)
 
 
 def _x_piece(block: Block, rows: Rows, design: Design) -> _Piece:

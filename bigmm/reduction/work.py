@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from bigmm.addition import add
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
-from bigmm.reduction.partial import partial_crossproducts
-from bigmm.reduction.slices import Slicing, split_rows
+from bigmm.reduction.partial import sliced_crossproducts
+from bigmm.reduction.slices import Slicing
 from bigmm.reduction.sources import Chunk
 
 #: Crossproducts of some chunks, one for each slice of the leading factor's levels.
@@ -98,7 +98,7 @@ def reduce_chunk(task: ChunkTask, report: Report, frame: Any = None) -> Slices:
     """
     started, chunk, names = time.time(), task.chunk, task.design.names
     table = chunk.read(names) if frame is None else chunk.read_frame(frame, names)  # type: ignore[attr-defined]
-    parts = tuple(partial_crossproducts(rows, task.design, chunk.name, chunk.origins) for rows in split_rows(table, task.slicing))
+    parts = sliced_crossproducts(table, task.design, task.slicing, chunk.name, chunk.origins)
     report(ChunkReport(task.number, table.num_rows, chunk.nbytes, started, time.time()))
     return parts
 
