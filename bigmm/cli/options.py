@@ -58,6 +58,11 @@ def data_options(command: Command) -> Command:
         click.option(
             "--na-action", type=click.Choice(["omit", "fail"]), help="Drop and count incomplete rows (the default), or refuse them."
         ),
+        click.option(
+            "--on-error",
+            type=click.Choice(["raise", "skip"]),
+            help="Stop at a part of a file that cannot be read (the default), or go on without it and say so.",
+        ),
         click.option("--scheduler", metavar="ADDRESS|FILE", help="Use the Dask cluster at this address, or of this scheduler file."),
         click.option(
             "--workers",

@@ -28,6 +28,7 @@ class PassOptions:
     weights: str | None
     offset: str | None
     na_action: Literal["omit", "fail"] | None
+    on_error: Literal["raise", "skip"] | None
     scheduler: str | None
     workers: int | None
     checkpoint: str | None
@@ -44,6 +45,7 @@ class PassOptions:
     def given(self) -> list[str]:
         """Those that were given, as they are written."""
         values = {"--weights": self.weights, "--offset": self.offset, "--na-action": self.na_action}
+        values |= {"--on-error": self.on_error}
         values |= {"--scheduler": self.scheduler, "--workers": self.workers}  # type: ignore[dict-item]
         return [name for name, value in values.items() if value is not None]
 
@@ -126,6 +128,7 @@ def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool
             client=client,
             checkpoint=None if options.checkpoint is None else Path(options.checkpoint, "pass"),
             resume=options.resume,
+            on_error=options.on_error or "raise",
             progress=current.update,
         )
         current.finish(f"{cp.rows.used:,} of {cp.rows.read:,} rows used")

@@ -14,15 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from bigmm.accounting import RowCounts
-from bigmm.design import Design
 from bigmm.reduction.keys import present
 from bigmm.reduction.rows import Rows
-from bigmm.reduction.sources import Chunk
-
-#: Rows of the data for which one more slice is worth having.
-SLICE_ROWS = 2**26
-#: Rows, and chunks, from which the leading factor is guessed.
-_HEAD_ROWS, _HEADS = 4096, 8
 
 Hash = npt.NDArray[np.uint64]
 
@@ -41,22 +34,6 @@ class Slicing:
 
     names: tuple[str, ...]
     count: int = 1
-
-
-def choose_slicing(design: Design, chunks: Sequence[Chunk]) -> Slicing:
-    """As many slices as the rows ask for, by the factor that seems to have the most levels.
-
-    Any factor gives the right sums; the one with most levels gives the smallest slices.
-    """
-    count = 1 + sum(chunk.rows or 0 for chunk in chunks) // SLICE_ROWS
-    groups = [group.names for group in design.groups]
-    if count == 1 or len(groups) == 1:
-        return Slicing(groups[0], count)
-    names = tuple(dict.fromkeys(name for group in groups for name in group))
-    spread = np.linspace(0, len(chunks) - 1, min(_HEADS, len(chunks))).astype(int)
-    heads = pd.concat([chunks[position].head(names, _HEAD_ROWS).to_pandas().astype("str") for position in spread])
-    distinct = [len(heads[list(group)].drop_duplicates()) for group in groups]
-    return Slicing(groups[int(np.argmax(distinct))], count)
 
 
 def split_rows(rows: Rows, slicing: Slicing) -> list[Rows]:

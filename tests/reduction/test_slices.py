@@ -13,9 +13,10 @@ import pytest
 import bigmm
 from bigmm.design import Design
 from bigmm.formula import parse_formula
-from bigmm.reduction import slices
+from bigmm.reduction import slicing
 from bigmm.reduction.rows import Rows, evaluate_rows
-from bigmm.reduction.slices import Slicing, choose_slicing, hash_rows, split_rows
+from bigmm.reduction.slices import Slicing, hash_rows, split_rows
+from bigmm.reduction.slicing import choose_slicing
 from bigmm.reduction.sources import plan_data
 
 ROWS = 3000
@@ -94,14 +95,14 @@ def test_small_data_are_one_slice() -> None:
 
 def test_the_largest_factor_leads(monkeypatch: pytest.MonkeyPatch) -> None:
     cp = bigmm.reduce("y ~ x + (1|h) + (1|g)", frame())
-    monkeypatch.setattr(slices, "SLICE_ROWS", 1000)
+    monkeypatch.setattr(slicing, "SLICE_ROWS", 1000)
     assert choose_slicing(cp.design, plan_data(frame(), cp.design.names).chunks) == Slicing(("g",), 4)
 
 
 def test_slices_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     formula = "y ~ x * h + (x|g) + (1|h) + (1|g:h)"
     whole = bigmm.reduce(formula, frame())
-    monkeypatch.setattr(slices, "SLICE_ROWS", 500)
+    monkeypatch.setattr(slicing, "SLICE_ROWS", 500)
     sliced = bigmm.reduce(formula, frame())
     assert sliced.rows == whole.rows
     assert sliced.columns == whole.columns

@@ -22,6 +22,10 @@ class Chunk(Protocol):
         """What it is, for messages: "part-003.parquet, row groups 0-3", "partition 5", "rows 0-99999"."""
 
     @property
+    def schema(self) -> pa.Schema:
+        """The plan's."""
+
+    @property
     def nbytes(self) -> int:
         """Estimated bytes to read, 0 when unknown."""
 
