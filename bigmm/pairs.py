@@ -1,11 +1,13 @@
 """Which pairs of levels meet, and how often: sorting and summing of sparse rows, compiled.
 
 Entries are gathered by their level of g, and within one level of g sorted by their level of h. There a table of bits,
-which is read off in order, serves many entries; insertion serves few.
+which is read off in order, serves many entries, and insertion serves few.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -14,59 +16,114 @@ import numpy.typing as npt
 
 from bigmm.codes import Codes, popcount
 
-_INT32_MAX = np.iinfo(np.int32).max
-#: A row with n entries is sorted by bits if the table has at most so many times n words.
+_INT32_MAX = 2**31 - 1
+#: So few entries of a level are sorted by insertion.
+_FEW = 5
+#: n entries are sorted by bits if the table of words has at most so many times n words.
 _WORDS_PER_ENTRY = 8
-#: Longer rows are not sorted by insertion.
+#: More are sorted beforehand.
 _LONGEST_INSERTION = 48
 #: Entries that are gathered at once while runs are merged: their space fits into the second cache.
-_AT_ONCE = 2**15
+_AT_ONCE = 2**16
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
-def count_pairs(g: Codes, h: Codes, g_count: int, h_count: int) -> tuple[Codes, Codes, Codes]:
+def level_starts(refs: Codes, count: int) -> tuple[npt.NDArray[np.int64], bool]:
+    """Where the entries of each of `count` levels begin once they are gathered, shape (count + 1,), and whether they are so already."""
+    return _count(refs, count)
+
+
+def count_pairs(g: Codes, h: Codes, g_starts: npt.NDArray[np.int64], gathered: bool, h_count: int) -> tuple[Codes, Codes, Codes]:
     """Pairs of codes that occur, ordered by (g, h), and their numbers of rows.
 
     Parameters
     ----------
     g, h : (n,) int32
-        Codes below `g_count` and `h_count`.
+    g_starts, gathered
+        Of `level_starts`.
+    h_count : int
+        The codes `h` are below it.
 
     Returns
     -------
     g, h, counts : (nnz,) int32
     """
-    starts, ordered = _count(g, g_count)
-    entries = h.copy() if ordered else np.empty_like(h)
-    if not ordered:
-        _gather(g, h, starts, entries)
+    entries = h.copy() if gathered else np.empty_like(h)
+    if not gathered:
+        _gather(g, h, g_starts, entries)
     out = _space(len(g), np.int32)
-    return _trimmed(out, _count_rows(entries, starts, h_count, *out))
+    return _trimmed(out, _count_rows(entries, g_starts, h_count, *out))
 
 
-def merge_counts(g: Codes, h: Codes, counts: npt.NDArray[Any], runs: npt.NDArray[np.int64], g_count: int, h_count: int) -> Any:
-    """Sum the counts of pairs in several runs, each of which is ordered by g.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Counts of pairs, ordered by (g, h), with levels of their own.
+
+    Attributes
+    ----------
+    g_places, h_places : (levels,) int32
+        Places of its levels among all; ascending.
+    g_refs, h_refs : (entries,) int32
+        Its own levels.
+    counts : (entries,) int32 or int64
+    """
+
+    g_places: Codes
+    h_places: Codes
+    g_refs: Codes
+    h_refs: Codes
+    counts: npt.NDArray[Any]
+
+
+def merge_counts(runs: Sequence[Run], g_count: int, h_count: int) -> tuple[Codes, Codes, npt.NDArray[Any]]:
+    """Sum the counts of pairs of several runs.
 
     Parameters
     ----------
-    g, h : (entries,) int32
-    counts : (entries,) int32 or int64
-    runs : (number of runs + 1,) int64
-        Where each run begins and the last one ends.
+    runs : sequence of Run
+    g_count, h_count : int
+        Levels in all.
 
     Returns
     -------
     g, h : (nnz,) int32
-        Ordered by (g, h), every pair once.
+        Places of levels, ordered by (g, h), every pair once.
     counts : (nnz,) int32 or int64
         int64 if int32 might overflow.
     """
-    edges = zip(runs[:-1], runs[1:], strict=True)
-    largest = sum(max(int(counts[a:b].max()), -int(counts[a:b].min())) for a, b in edges if b > a)
-    wide = counts.astype(np.int64 if largest > _INT32_MAX else np.int32, copy=False)
-    out = _space(len(g), wide.dtype)
-    return _trimmed(out, _merge_runs(g, h, wide, runs, g_count, h_count, *out))
+    runs = [run for run in runs if len(run.counts)]
+    largest = sum(max(int(run.counts.max()), -int(run.counts.min())) for run in runs)
+    dtype = np.int64 if largest > _INT32_MAX else np.int32
+    starts = np.zeros(g_count + 1, dtype=np.int64)
+    for run in runs:
+        _add_level_counts(run.g_places, run.g_refs, starts)
+    np.cumsum(starts, out=starts)
+    out = _space(int(starts[-1]), dtype)
+    return _trimmed(out, _merge(runs, starts, _tables(h_count, out[2]), out))
+
+
+def _merge(runs: Sequence[Run], starts: npt.NDArray[np.int64], tables: Any, out: tuple[Codes, Codes, npt.NDArray[Any]]) -> int:
+    """Take the entries of a few levels of g from all runs, in their order, sum them, and go on with the next levels."""
+    dtype = out[2].dtype
+    counts = [run.counts.astype(dtype, copy=False) for run in runs]
+    cursors, levels = [0] * len(runs), [int(run.g_places[run.g_refs[0]]) for run in runs]
+    h_in, counts_in = np.empty(0, dtype=np.int32), np.empty(0, dtype=dtype)
+    place, first = 0, 0
+    while first < len(starts) - 1:
+        after = max(int(np.searchsorted(starts, starts[first] + _AT_ONCE, side="right")) - 1, first + 1)
+        size = int(starts[after] - starts[first])
+        if size > len(h_in):
+            h_in, counts_in = np.empty(max(size, _AT_ONCE), dtype=np.int32), np.empty(max(size, _AT_ONCE), dtype=dtype)
+        free = starts[first:after] - starts[first]
+        for p, run in enumerate(runs):
+            if levels[p] < after:
+                cursors[p], levels[p] = _take(
+                    run.g_places, run.h_places, run.g_refs, run.h_refs, counts[p], cursors[p], first, after, free, h_in, counts_in
+                )
+        place = _sum_levels(h_in, counts_in, starts, first, after, tables, *out, place)
+        first = after
+    return place
 
 
 def _space(n: int, dtype: Any) -> tuple[Codes, Codes, npt.NDArray[Any]]:
@@ -98,7 +155,6 @@ def add_rows(places: npt.NDArray[Any], part: npt.NDArray[Any], total: npt.NDArra
 
 @_jit
 def _count(g: Codes, g_count: int) -> tuple[npt.NDArray[np.int64], bool]:
-    """Where the entries of each level begin once they are gathered, and whether they are so already."""
     starts = np.zeros(g_count + 1, np.int64)
     ordered = True
     last = -1
@@ -126,111 +182,93 @@ def _next_bit(word: np.uint64) -> np.int64:
 
 
 @_jit
-def _count_rows(entries: Codes, starts: npt.NDArray[np.int64], h_count: int, g_out: Codes, h_out: Codes, out: Codes) -> int:
-    """Distinct entries of each row and their numbers."""
-    one, six, low_bits = np.uint64(1), np.uint64(6), np.uint64(63)
+def _tables(h_count: int, out: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[Any]]:
+    """A bit for every level of h, a bit for every word of those, and a sum for every level: all zero."""
     words = np.zeros((h_count >> 6) + 1, np.uint64)
-    tally = np.zeros(h_count, np.int32)
-    place = 0
-    for i in range(len(starts) - 1):
-        start, stop = starts[i], starts[i + 1]
-        size = stop - start
-        if len(words) <= _WORDS_PER_ENTRY * size:
-            for e in range(start, stop):
-                h = np.uint64(entries[e])
-                words[h >> six] |= one << (h & low_bits)
-                tally[h] += 1
-            for w in range(len(words)):
-                word = words[w]
-                words[w] = np.uint64(0)
-                while word != np.uint64(0):
-                    h = (w << 6) + _next_bit(word)
-                    word &= word - one
-                    g_out[place] = i
-                    h_out[place] = h
-                    out[place] = tally[h]
-                    tally[h] = 0
-                    place += 1
-            continue
-        if size > _LONGEST_INSERTION:
-            entries[start:stop].sort()
-        else:
-            for e in range(start + 1, stop):
-                h = entries[e]
-                f = e - 1
-                while f >= start and entries[f] > h:
-                    entries[f + 1] = entries[f]
-                    f -= 1
-                entries[f + 1] = h
-        last = -1
-        for e in range(start, stop):
-            if entries[e] == last:
-                out[place - 1] += 1
-            else:
-                last = entries[e]
-                g_out[place] = i
-                h_out[place] = last
-                out[place] = 1
-                place += 1
-    return place
+    return words, np.zeros((len(words) >> 6) + 1, np.uint64), np.zeros(h_count, out.dtype)
 
 
 @_jit
-def _merge_runs(
-    g: Codes,
-    h: Codes,
+def _count_rows(h: Codes, starts: npt.NDArray[np.int64], h_count: int, g_out: Codes, h_out: Codes, out: Codes) -> int:
+    """Distinct entries of every level and their numbers."""
+    return _sum_levels(h, None, starts, 0, len(starts) - 1, _tables(h_count, out), g_out, h_out, out, 0)
+
+
+@_jit
+def _add_level_counts(places: Codes, refs: Codes, starts: npt.NDArray[np.int64]) -> None:
+    """Add the number of entries of each level to starts[level + 1]."""
+    for e in range(len(refs)):
+        starts[places[refs[e]] + 1] += 1
+
+
+@_jit
+def _take(
+    g_places: Codes,
+    h_places: Codes,
+    g_refs: Codes,
+    h_refs: Codes,
     counts: npt.NDArray[Any],
-    runs: npt.NDArray[np.int64],
-    g_count: int,
-    h_count: int,
+    cursor: int,
+    first: int,
+    after: int,
+    free: npt.NDArray[np.int64],
+    h_in: Codes,
+    counts_in: npt.NDArray[Any],
+) -> tuple[int, int]:
+    """Put a run's entries of levels [first, after) where their levels' next ones belong; the first entry not taken, and its level."""
+    for e in range(cursor, len(g_refs)):
+        level = g_places[g_refs[e]]
+        if level >= after:
+            return e, np.int64(level)
+        place = free[level - first]
+        free[level - first] = place + 1
+        h_in[place] = h_places[h_refs[e]]
+        counts_in[place] = counts[e]
+    return len(g_refs), _INT32_MAX
+
+
+@_jit
+def _sum_levels(
+    h: Codes,
+    counts: Any,
+    starts: npt.NDArray[np.int64],
+    first: int,
+    after: int,
+    tables: Any,
     g_out: Codes,
     h_out: Codes,
     out: npt.NDArray[Any],
+    place: int,
 ) -> int:
-    one, six, low_bits = np.uint64(1), np.uint64(6), np.uint64(63)
-    starts, _ = _count(g, g_count)
-    words = np.zeros((h_count >> 6) + 1, np.uint64)
-    tally = np.zeros(h_count, counts.dtype)
-    size = _AT_ONCE
-    h_in, in_ = np.empty(size, np.int32), np.empty(size, counts.dtype)
-    cursor = runs[:-1].copy()
-    place = first = 0
-    while first < g_count:
-        after = first + 1  # levels [first, after) are merged at once
-        while after < g_count and starts[after + 1] - starts[first] <= _AT_ONCE:
-            after += 1
-        base = starts[first]
-        if starts[after] - base > size:
-            size = starts[after] - base
-            h_in, in_ = np.empty(size, np.int32), np.empty(size, counts.dtype)
-        free = starts[first:after] - base
-        for p in range(len(cursor)):
-            e, end = cursor[p], runs[p + 1]
-            while e < end and g[e] < after:
-                i = g[e] - first
-                h_in[free[i]] = h[e]
-                in_[free[i]] = counts[e]
-                free[i] += 1
-                e += 1
-            cursor[p] = e
-        for i in range(first, after):
-            start, stop = starts[i] - base, starts[i + 1] - base
-            ordered = True
-            for e in range(start + 1, stop):
-                ordered &= h_in[e] > h_in[e - 1]
-            if ordered:
-                for e in range(start, stop):
-                    g_out[place] = i
-                    h_out[place] = h_in[e]
-                    out[place] = in_[e]
-                    place += 1
-                continue
-            if len(words) <= _WORDS_PER_ENTRY * (stop - start):
-                for e in range(start, stop):
-                    j = np.uint64(h_in[e])
-                    words[j >> six] |= one << (j & low_bits)
-                    tally[j] += in_[e]
-                for w in range(len(words)):
+    """Write the distinct entries of levels [first, after) of g and their sums, or without counts their numbers, from `place` on.
+
+    h[0] is the first entry of the first level. The order of the entries of a level is lost.
+    """
+    one, six, twelve, low_bits = np.uint64(1), np.uint64(6), np.uint64(12), np.uint64(63)
+    words, top, tally = tables
+    for i in range(first, after):
+        start, stop = starts[i] - starts[first], starts[i + 1] - starts[first]
+        e = start + 1
+        while e < stop and h[e] > h[e - 1]:
+            e += 1
+        if e >= stop:  # in order: nothing to sum
+            for e in range(start, stop):
+                g_out[place] = i
+                h_out[place] = h[e]
+                out[place] = 1 if counts is None else counts[e]
+                place += 1
+        elif stop - start > _FEW and len(top) <= _WORDS_PER_ENTRY * (stop - start):
+            for e in range(start, stop):
+                j = np.uint64(h[e])
+                words[j >> six] |= one << (j & low_bits)
+                top[j >> twelve] |= one << ((j >> six) & low_bits)
+                tally[j] += 1 if counts is None else counts[e]
+            for t in range(len(top)):
+                filled = top[t]
+                top[t] = np.uint64(0)
+                while filled != np.uint64(0):
+                    w = (t << 6) + _next_bit(filled)
+                    filled &= filled - one
                     word = words[w]
                     words[w] = np.uint64(0)
                     while word != np.uint64(0):
@@ -241,32 +279,31 @@ def _merge_runs(
                         out[place] = tally[k]
                         tally[k] = 0
                         place += 1
-                continue
+        else:
             if stop - start > _LONGEST_INSERTION:
-                order = np.argsort(h_in[start:stop])
-                h_in[start:stop] = h_in[start:stop][order]
-                in_[start:stop] = in_[start:stop][order]
-            else:
-                for e in range(start + 1, stop):
-                    j, c = h_in[e], in_[e]
-                    f = e - 1
-                    while f >= start and h_in[f] > j:
-                        h_in[f + 1] = h_in[f]
-                        in_[f + 1] = in_[f]
-                        f -= 1
-                    h_in[f + 1] = j
-                    in_[f + 1] = c
-            last = -1
-            for e in range(start, stop):
-                if h_in[e] == last:
-                    out[place - 1] += in_[e]
+                if counts is None:
+                    h[start:stop].sort()
                 else:
-                    last = h_in[e]
-                    g_out[place] = i
-                    h_out[place] = last
-                    out[place] = in_[e]
-                    place += 1
-        first = after
+                    order = np.argsort(h[start:stop])
+                    h[start:stop] = h[start:stop][order]
+                    counts[start:stop] = counts[start:stop][order]
+            begin = place
+            for e in range(start, stop):
+                j = h[e]
+                count = 1 if counts is None else counts[e]
+                f = place
+                while f > begin and h_out[f - 1] > j:
+                    f -= 1
+                if f > begin and h_out[f - 1] == j:
+                    out[f - 1] += count
+                    continue
+                for k in range(place, f, -1):
+                    h_out[k] = h_out[k - 1]
+                    out[k] = out[k - 1]
+                g_out[place] = i
+                h_out[f] = j
+                out[f] = count
+                place += 1
     return place
 
 
