@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts, RowC
 from bigmm.design import Design
 from bigmm.errors import LabelError
 from bigmm.levels import Refs, level_types, union
-from bigmm.pairs import Run, add_rows, find_pairs, merge_counts
+from bigmm.pairs import Run, find_pairs, merge_counts
+from bigmm.sums import add_rows
 
 #: Numbers that are summed at once: half a megabyte.
 _CACHED = 2**16

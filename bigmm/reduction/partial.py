@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,7 +19,7 @@ from bigmm.levels import Refs, combine
 from bigmm.pairs import count_pairs, find_pairs, level_starts
 from bigmm.reduction.keys import group_levels
 from bigmm.reduction.rows import Rows, evaluate_rows
-from bigmm.reduction.sums import gram, level_products, level_sums
+from bigmm.sums import gram, level_products, level_sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Sums over the rows of a chunk, in the rows' order; compiled.
+"""Sums over rows, in the rows' order; compiled.
 
 No sum depends on the number of threads or on the width of the processor's vectors.
 """
@@ -54,6 +54,15 @@ def level_products(refs: Refs, left: Array, right: Array, rows: npt.NDArray[np.i
 def all_finite(values: Array) -> bool:
     """Whether there is no NaN and no infinity among some numbers."""
     return bool(_all_finite(np.ascontiguousarray(values)))
+
+
+@_jit
+def add_rows(places: npt.NDArray[Any], part: npt.NDArray[Any], total: npt.NDArray[np.float64]) -> None:
+    """Add line i of `part` to line ``places[i]`` of `total`."""
+    for i in range(len(places)):
+        row = total[places[i]]
+        for j in range(part.shape[1]):
+            row[j] += part[i, j]
 
 
 @_jit
