@@ -55,7 +55,13 @@ def encode(values: Integers) -> tuple[Codes, Integers]:
 
 def merge_sorted(parts: Sequence[Integers]) -> tuple[Integers, list[Codes]]:
     """Distinct values of several sorted arrays without repeats, and the place of each array's values among them."""
-    filled = sorted((part for part in parts if len(part)), key=lambda part: int(part[0]))
+    filled = [part for part in parts if len(part)]
+    if len(filled) > 1:
+        low, high = min(int(part[0]) for part in filled), max(int(part[-1]) for part in filled)
+        if high - low < _SPARSEST * sum(map(len, filled)):
+            codes, merged = _encode_by_bits(np.concatenate(parts), low, high - low + 1)
+            return merged, np.split(codes, np.cumsum([len(part) for part in parts])[:-1])
+    filled.sort(key=lambda part: int(part[0]))
     merged = _merged(filled) if filled else parts[0]
     return merged, [_places(part, merged, np.searchsorted(merged, part[:1])) for part in parts]
 

@@ -13,9 +13,12 @@ import numpy.typing as npt
 
 from bigmm.columns import Array
 from bigmm.levels import Refs
+from bigmm.prefetch import prefetch
 
 #: Rows whose products are summed before they are added to the rows before them.
 _BLOCK = 2**14
+#: Rows between the fetching of a level's sums into the cache and their use.
+_AHEAD = 16
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
@@ -100,6 +103,8 @@ def _gram(left: Array, right: Array, out: Array) -> None:
 @_jit
 def _level_sums(refs: Any, values: Array, places: npt.NDArray[np.intp], out: Array) -> None:
     for r in range(len(refs)):
+        if r + _AHEAD < len(refs):
+            prefetch(out, refs[r + _AHEAD])
         level = out[refs[r]]
         for c in range(len(values)):
             level[places[c]] += values[c, r]
@@ -108,6 +113,8 @@ def _level_sums(refs: Any, values: Array, places: npt.NDArray[np.intp], out: Arr
 @_jit
 def _level_products(refs: Any, left: Array, right: Array, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], out: Array) -> None:
     for r in range(len(refs)):
+        if r + _AHEAD < len(refs):
+            prefetch(out, refs[r + _AHEAD])
         block = out[refs[r]]
         for a in range(len(left)):
             factor, row = left[a, r], block[rows[a]]
