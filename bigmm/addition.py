@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bigmm.accounting import RowCounts, Sources, add_sources, shown
+from bigmm.codes import Codes
 from bigmm.columns import Array, Column, expansion, sort_columns
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
 from bigmm.design import Design
 from bigmm.errors import LabelError
 from bigmm.levels import Refs, level_types, union
-from bigmm.pairs import add_rows, find_pairs, merge_counts
+from bigmm.pairs import Run, find_pairs, merge_counts
+from bigmm.sums import add_rows
 
 #: Numbers that are summed at once: half a megabyte.
 _CACHED = 2**16
@@ -28,7 +29,7 @@ _CACHED = 2**16
 class _GroupPlaces:
     """Where the levels and the columns of one part's group stand in the sum."""
 
-    levels: Refs
+    levels: Codes
     columns: Refs
 
 
@@ -206,12 +207,11 @@ def _add_groups(groups: Sequence[GroupProducts], x_places: Sequence[Refs], width
     q, k = len(levels), len(columns)
     rows = np.zeros(q, dtype=np.int64)
     ZtZ, ZtXy = np.zeros((q, k, k)), np.zeros((q, k, width))
-    for group, lv in zip(groups, level_places, strict=True):
-        rows[lv] += group.rows
+    _add_blocks(rows, level_places, [group.rows for group in groups])
     _add_blocks(ZtZ, level_places, [_widen(group.ZtZ, (k, k), co, co) for group, co in zip(groups, column_places, strict=True)])
     wide = [_widen(group.ZtXy, (k, width), co, xp) for group, co, xp in zip(groups, column_places, x_places, strict=True)]
     _add_blocks(ZtXy, level_places, wide)
-    places = [_GroupPlaces(lv, co) for lv, co in zip(level_places, column_places, strict=True)]
+    places = [_GroupPlaces(lv.astype(np.int32, copy=False), co) for lv, co in zip(level_places, column_places, strict=True)]
     return GroupProducts(groups[0].names, levels, columns, rows, ZtZ, ZtXy), places
 
 
@@ -226,25 +226,22 @@ def _check_level_types(groups: Sequence[GroupProducts]) -> None:
 def _add_pairs(
     pairs: Sequence[PairProducts], g_places: Sequence[_GroupPlaces], h_places: Sequence[_GroupPlaces], g: GroupProducts, h: GroupProducts
 ) -> PairProducts:
-    runs = np.array([0, *itertools.accumulate(len(pair.g_refs) for pair in pairs)])
-    g_refs, h_refs = np.empty((2, runs[-1]), dtype=np.int32)
-    for pair, gp, hp, start, stop in zip(pairs, g_places, h_places, runs, runs[1:], strict=False):
-        np.take(gp.levels, pair.g_refs, out=g_refs[start:stop], mode="clip")
-        np.take(hp.levels, pair.h_refs, out=h_refs[start:stop], mode="clip")
-    size = len(g.levels), len(h.levels)
-    if all(np.issubdtype(pair.ZtZ.dtype, np.integer) for pair in pairs):
-        counts = np.concatenate([pair.ZtZ.ravel() for pair in pairs])
-        g_refs, h_refs, counts = merge_counts(g_refs, h_refs, counts, runs, *size)
-        return PairProducts(g_refs, h_refs, counts[:, None, None])
-    g_sum, h_sum, _ = merge_counts(g_refs, h_refs, np.ones(runs[-1], dtype=np.int32), runs, *size)
-    places = np.split(find_pairs(g_refs, h_refs, g_sum, h_sum, len(g.levels)), runs[1:-1])
+    counted = all(np.issubdtype(pair.ZtZ.dtype, np.integer) for pair in pairs)
+    runs = [
+        Run(gp.levels, hp.levels, pair.g_refs, pair.h_refs, pair.ZtZ[:, 0, 0] if counted else np.ones(len(pair.g_refs), dtype=np.int32))
+        for pair, gp, hp in zip(pairs, g_places, h_places, strict=True)
+    ]
+    g_sum, h_sum, counts = merge_counts(runs, len(g.levels), len(h.levels))
+    if counted:
+        return PairProducts(g_sum, h_sum, counts[:, None, None])
+    places = [find_pairs(run.g_places[run.g_refs], run.h_places[run.h_refs], g_sum, h_sum, len(g.levels)) for run in runs]
     ZtZ = np.zeros((len(g_sum), len(g.columns), len(h.columns)))
     wide = [_widen(pair.ZtZ, ZtZ.shape[1:], gp.columns, hp.columns) for pair, gp, hp in zip(pairs, g_places, h_places, strict=True)]
     _add_blocks(ZtZ, places, wide)
     return PairProducts(g_sum, h_sum, ZtZ)
 
 
-def _add_blocks(total: Array, places: Sequence[Refs], parts: Sequence[npt.NDArray[Any]]) -> None:
+def _add_blocks(total: npt.NDArray[Any], places: Sequence[Refs], parts: Sequence[npt.NDArray[Any]]) -> None:
     """Add the blocks of each part at their places, which ascend: so many at a time that they stay in the cache."""
     width = max(int(np.prod(total.shape[1:])), 1)
     flat = total.reshape(-1, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numba
 import numpy as np
@@ -54,7 +55,13 @@ def encode(values: Integers) -> tuple[Codes, Integers]:
 
 def merge_sorted(parts: Sequence[Integers]) -> tuple[Integers, list[Codes]]:
     """Distinct values of several sorted arrays without repeats, and the place of each array's values among them."""
-    filled = sorted((part for part in parts if len(part)), key=lambda part: int(part[0]))
+    filled = [part for part in parts if len(part)]
+    if len(filled) > 1:
+        low, high = min(int(part[0]) for part in filled), max(int(part[-1]) for part in filled)
+        if high - low < _SPARSEST * sum(map(len, filled)):
+            codes, merged = _encode_by_bits(np.concatenate(parts), low, high - low + 1)
+            return merged, np.split(codes, np.cumsum([len(part) for part in parts])[:-1])
+    filled.sort(key=lambda part: int(part[0]))
     merged = _merged(filled) if filled else parts[0]
     return merged, [_places(part, merged, np.searchsorted(merged, part[:1])) for part in parts]
 
@@ -103,7 +110,7 @@ def _places(part: Integers, merged: Integers, start: npt.NDArray[np.intp]) -> Co
 
 
 @_jit
-def popcount(word: np.uint64) -> np.uint64:
+def popcount(word: np.uint64) -> Any:
     """Number of bits that are set; LLVM knows the idiom."""
     word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
     word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -120,7 +127,7 @@ def _encode_by_bits(values: Integers, low: int, span: int) -> tuple[Codes, Integ
         key = np.uint64(values[r] - low)
         words[key >> six] |= one << (key & low_bits)
     before = np.empty(len(words), np.int32)
-    total = 0
+    total: Any = 0
     for i in range(len(words)):
         before[i] = total
         total += np.int64(popcount(words[i]))
@@ -142,7 +149,7 @@ def _encode_by_bits(values: Integers, low: int, span: int) -> tuple[Codes, Integ
 
 
 @_jit
-def _slot(key: np.int64, mask: np.uint64) -> np.uint64:
+def _slot(key: np.int64, mask: np.uint64) -> Any:
     """Where to look first: the high half of a multiplication mixes all bits."""
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
     return (mixed ^ (mixed >> np.uint64(32))) & mask
@@ -155,7 +162,8 @@ def _encode_by_hash(values: Integers) -> tuple[Codes, Integers]:
     table = np.full(_SLOTS, -1, np.int32)
     distinct = np.empty(_SLOTS // 4, np.int64)
     codes = np.empty(len(values), np.int32)
-    count, code = 0, -1
+    count = 0
+    code: Any = -1
     for r in range(len(values)):
         key = values[r]
         if code < 0 or key != values[r - 1]:

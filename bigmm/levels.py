@@ -47,11 +47,11 @@ def factorize(labels: pd.Index) -> tuple[Refs, pd.Index]:
     """Integer codes of labels among their sorted distinct values: (refs, levels)."""
     if not isinstance(labels, pd.MultiIndex):
         if labels.dtype == np.int64:
-            codes, values = encode(labels.to_numpy())
-            return codes, pd.Index(values)
-        if labels.dtype.kind in "iu":
-            values, refs = np.unique(labels.to_numpy(), return_inverse=True)
+            refs, values = encode(labels.to_numpy())
             return refs, pd.Index(values)
+        if labels.dtype.kind in "iu":
+            distinct, places = np.unique(labels.to_numpy(), return_inverse=True)
+            return places, pd.Index(distinct)
         codes, levels = pd.factorize(labels, sort=True)
         return codes, levels
     parts = [factorize(labels.get_level_values(depth)) for depth in range(labels.nlevels)]

@@ -35,13 +35,17 @@ def column_levels(column: pa.ChunkedArray[Any], name: str, *, whole: bool) -> tu
     if len(column) == 0:
         kind: Any = column.type
         empty = pa.array([], kind.value_type if pa.types.is_dictionary(kind) else kind)
-        return np.zeros(0, dtype=np.intp), _index(empty, name, whole=whole)
+        return np.zeros(0, dtype=np.int32), _index(empty, name, whole=whole)
     if pa.types.is_int64(column.type):
         return factorize(pd.Index(number_values(column)))
     encoded: Any = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     array = encoded.unify_dictionaries().combine_chunks()
-    refs, levels = factorize(_index(array.dictionary, name, whole=whole))
-    return present(refs.astype(np.int32)[array.indices.to_numpy()], levels)
+    indices = array.indices.to_numpy()
+    seen = np.bincount(indices, minlength=len(array.dictionary)) > 0  # a dictionary can hold more than its column
+    refs, levels = factorize(_index(array.dictionary.filter(pa.array(seen)), name, whole=whole))
+    code_of = np.zeros(len(seen), dtype=np.int32)
+    code_of[seen] = refs
+    return code_of[indices], levels
 
 
 def number_values(column: pa.ChunkedArray[Any]) -> npt.NDArray[Any]:

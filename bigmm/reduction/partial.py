@@ -13,15 +13,16 @@ import pandas as pd
 import pyarrow as pa
 
 from bigmm.accounting import Origin, Sources, count_sources
+from bigmm.codes import Codes
 from bigmm.columns import Array, Block, Column, cell_columns
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
 from bigmm.design import Design, GroupDesign
 from bigmm.levels import Refs, combine
-from bigmm.pairs import count_pairs, find_pairs
+from bigmm.pairs import count_pairs, find_pairs, level_starts
 from bigmm.reduction.keys import group_levels
 from bigmm.reduction.rows import Rows, evaluate_rows
 from bigmm.reduction.slices import Slicing, split_rows
-from bigmm.reduction.sums import gram, level_products, level_sums
+from bigmm.sums import gram, level_products, level_sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,30 @@ class _Piece:
     @property
     def width(self) -> int:
         return len(self.columns)
+
+    @property
+    def is_ones(self) -> bool:
+        return self.values is None and self.cells is None
+
+
+@dataclass(frozen=True, slots=True)
+class _GroupRefs:
+    """A grouping factor in one chunk.
+
+    Attributes
+    ----------
+    codes : (n,) int32
+    levels : Index, length q
+    starts : (q + 1,) int64
+        Where the rows of each level begin once they are gathered.
+    gathered : bool
+        Whether they are so already.
+    """
+
+    codes: Codes
+    levels: pd.Index
+    starts: npt.NDArray[np.int64]
+    gathered: bool
 
 
 @dataclass(frozen=True)  # no slots: some of it is computed when it is needed
@@ -89,7 +114,7 @@ class _Block:
     @property
     def is_intercept(self) -> bool:
         """Whether it is a column of ones."""
-        return len(self.pieces) == 1 and self.pieces[0].values is None and self.pieces[0].cells is None
+        return len(self.pieces) == 1 and self.pieces[0].is_ones
 
     def places(self, piece: int) -> slice:
         """Columns of a piece."""
@@ -133,11 +158,9 @@ def _crossproducts(rows: Rows, design: Design) -> CrossProducts:
     y_pieces = [_Piece((Column(("response",)),), y, None) for y in rows.y]
     columns = tuple(column for piece in x_pieces for column in piece.columns)
     xy = _Block((*x_pieces, *y_pieces), rows.count)
-    refs = [group_levels(group.names, dict(rows.encoded)) for group in design.groups]
+    refs = [_refs(*group_levels(group.names, dict(rows.encoded))) for group in design.groups]
     z = [_Block(tuple(_piece(block, rows) for block in group.blocks), rows.count) for group in design.groups]
-    groups = tuple(
-        _group(group, levels, codes, block, xy, rows.weights) for group, (codes, levels), block in zip(design.groups, refs, z, strict=True)
-    )
+    groups = tuple(_group(group, one, block, xy, rows.weights) for group, one, block in zip(design.groups, refs, z, strict=True))
     pairs = {(g, h): _pair(refs[g], refs[h], z[g], z[h], rows.weights) for g, h in itertools.combinations(range(len(groups)), 2)}
     log_weights = 0.0 if rows.weights is None else float(np.log(rows.weights).sum())
     return CrossProducts(design, columns, _XytXy(xy, rows.weights), groups, pairs, rows.counts, log_weights)
@@ -174,25 +197,37 @@ def _XytXy(xy: _Block, weights: Array | None) -> Array:
     return out
 
 
-def _group(design: GroupDesign, levels: pd.Index, refs: Refs, z: _Block, xy: _Block, weights: Array | None) -> GroupProducts:
-    q = len(levels)
-    rows = np.bincount(refs, minlength=q)
+def _refs(codes: Refs, levels: pd.Index) -> _GroupRefs:
+    codes = codes.astype(np.int32, copy=False)
+    return _GroupRefs(codes, levels, *level_starts(codes, len(levels)))
+
+
+def _group(design: GroupDesign, refs: _GroupRefs, z: _Block, xy: _Block, weights: Array | None) -> GroupProducts:
+    rows = np.diff(refs.starts)
     if weights is None and z.is_intercept:
-        ZtZ, ZtXy = rows.astype(np.float64)[:, None, None], np.zeros((q, 1, xy.width))
-        level_sums(refs, xy.dense, xy.plain, ZtXy[:, 0])
-        for j, right in enumerate(xy.pieces):
-            if right.cells is not None:
-                ZtXy[:, :, xy.places(j)] = _cell_sums(refs, q, z.pieces[0], right, None)
+        ZtZ, ZtXy = rows.astype(np.float64)[:, None, None], _intercept_products(refs.codes, rows, xy)
     else:
-        ZtZ, ZtXy = _products(refs, q, z, z, weights), _products(refs, q, z, xy, weights)
-    return GroupProducts(design.names, levels, z.columns, rows, ZtZ, ZtXy)
+        ZtZ, ZtXy = (_products(refs.codes, len(rows), z, right, weights) for right in (z, xy))
+    return GroupProducts(design.names, refs.levels, z.columns, rows, ZtZ, ZtXy)
 
 
-def _pair(g: tuple[Refs, pd.Index], h: tuple[Refs, pd.Index], left: _Block, right: _Block, weights: Array | None) -> PairProducts:
-    g_refs, h_refs, counts = count_pairs(g[0], h[0], len(g[1]), len(h[1]))
+def _intercept_products(codes: Refs, rows: npt.NDArray[np.int64], xy: _Block) -> Array:
+    """Sums of the columns of [X y] over the rows of each level: ones are counted already."""
+    ZtXy = np.zeros((len(rows), 1, xy.width))
+    ones = sum(piece.is_ones for piece in xy.pieces)  # at most one, and then the first
+    ZtXy[:, 0, :ones] = rows[:, None]
+    level_sums(codes, xy.dense[ones:], xy.plain[ones:], ZtXy[:, 0])
+    for j, piece in enumerate(xy.pieces):
+        if piece.cells is not None:
+            ZtXy[:, 0, xy.places(j)] = _cell_sums(codes, len(rows), _Piece((Column(),), None, None), piece, None)[:, 0]
+    return ZtXy
+
+
+def _pair(g: _GroupRefs, h: _GroupRefs, left: _Block, right: _Block, weights: Array | None) -> PairProducts:
+    g_refs, h_refs, counts = count_pairs(g.codes, h.codes, g.starts, g.gathered, len(h.levels))
     if weights is None and left.is_intercept and right.is_intercept:
         return PairProducts(g_refs, h_refs, counts[:, None, None])
-    refs = find_pairs(g[0], h[0], g_refs, h_refs, len(g[1]))
+    refs = find_pairs(g.codes, h.codes, g_refs, h_refs, len(g.levels))
     return PairProducts(g_refs, h_refs, _products(refs, len(g_refs), left, right, weights))
 
 

@@ -19,7 +19,7 @@ from bigmm.errors import DataError
 from bigmm.formula.expression import Expression
 from bigmm.levels import Refs
 from bigmm.reduction.keys import column_levels, number_values
-from bigmm.reduction.sums import all_finite
+from bigmm.sums import all_finite
 
 Mask = npt.NDArray[np.bool_]
 

@@ -1,4 +1,4 @@
-"""Sums over the rows of a chunk, in the rows' order; compiled.
+"""Sums over rows, in the rows' order; compiled.
 
 No sum depends on the number of threads or on the width of the processor's vectors.
 """
@@ -13,9 +13,12 @@ import numpy.typing as npt
 
 from bigmm.columns import Array
 from bigmm.levels import Refs
+from bigmm.prefetch import prefetch
 
 #: Rows whose products are summed before they are added to the rows before them.
 _BLOCK = 2**14
+#: Rows between the fetching of a level's sums into the cache and their use.
+_AHEAD = 16
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
@@ -57,6 +60,15 @@ def all_finite(values: Array) -> bool:
 
 
 @_jit
+def add_rows(places: npt.NDArray[Any], part: npt.NDArray[Any], total: npt.NDArray[np.float64]) -> None:
+    """Add line i of `part` to line ``places[i]`` of `total`."""
+    for i in range(len(places)):
+        row = total[places[i]]
+        for j in range(part.shape[1]):
+            row[j] += part[i, j]
+
+
+@_jit
 def _all_finite(values: Array) -> bool:
     bad = False
     for r in range(len(values)):
@@ -91,6 +103,8 @@ def _gram(left: Array, right: Array, out: Array) -> None:
 @_jit
 def _level_sums(refs: Any, values: Array, places: npt.NDArray[np.intp], out: Array) -> None:
     for r in range(len(refs)):
+        if r + _AHEAD < len(refs):
+            prefetch(out, refs[r + _AHEAD])
         level = out[refs[r]]
         for c in range(len(values)):
             level[places[c]] += values[c, r]
@@ -99,6 +113,8 @@ def _level_sums(refs: Any, values: Array, places: npt.NDArray[np.intp], out: Arr
 @_jit
 def _level_products(refs: Any, left: Array, right: Array, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], out: Array) -> None:
     for r in range(len(refs)):
+        if r + _AHEAD < len(refs):
+            prefetch(out, refs[r + _AHEAD])
         block = out[refs[r]]
         for a in range(len(left)):
             factor, row = left[a, r], block[rows[a]]
