@@ -65,7 +65,7 @@ def _check_disjoint(parts: Sequence[Sources]) -> None:
     twice = together[together.duplicated()].unique()
     if len(twice):
         raise LabelError(
-            f"{shown(twice.tolist())} {'is' if len(twice) == 1 else 'are'} in more than one of the crossproducts, and rows would count twice: "
+            f"{shown(twice.tolist())} {'is' if len(twice) == 1 else 'are'} in several of the crossproducts, and rows would count twice: "
             "leave one out, or allow the overlap if they are different rows of it (allow_overlap=True, --allow-overlap)"
         )
 
