@@ -172,13 +172,12 @@ def test_digest_of_the_content(cp: bigmm.CrossProducts) -> None:
 
 def test_digest_is_the_same_on_every_machine() -> None:
     """Written down once: another processor, version of Python or pandas must find the same."""
-    frame = pd.DataFrame(
-        {"y": [1.0, 2, 4, 8, 16, 32], "x": [0.5, 0, 1, 0, 2, 1], "g": list("abcabc"), "h": [1, 2, 1, 2, 1, 1], "w": [1.0, 2, 1, 2, 1, 2]}
-    )
+    numbers = {"y": [1.0, 2, 4, 8, 16, 32], "x": [0.5, 0, 1, 0, 2, 1], "w": [1.0, 2, 0.5, 2, 0.5, 1]}
+    frame = pd.DataFrame({**numbers, "g": list("abcabc"), "h": [1, 2, 1, 2, 1, 1]})
     plain = bigmm.reduce("y ~ x + (1 | g) + (1 | h)", frame)
-    assert plain.digest == "6c7a14186d9cfcb5e678cbfcc18b7a76254800424ca1d02d5fdd1521189cb559"
+    assert plain.digest == "611fad4820da39478db389bcccd3d3efa112ded00e5bcbe7341e95eb150b5ef0"
     weighted = bigmm.reduce("cbind(y, x) ~ 1 + (1 | g:h)", frame, weights="w")
-    assert weighted.digest == "4fdda2b30565cd9ba32fa5a30f55a567d0cf504ed7d18163bcd0dfcc9627a011"
+    assert weighted.digest == "a75377ad6ae749ca3c0b03feb477852c6d3f02ac704bfac24d8f5e11cba15363"
 
 
 def test_digest_does_not_depend_on_where_the_files_are(tmp_path: Path) -> None:
