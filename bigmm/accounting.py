@@ -149,6 +149,9 @@ class Sources:
         """Which can be told from others by their name."""
         return np.array([not url.startswith(_NO_FILE) for url in self.urls], dtype=bool)
 
+    def _key(self, place: int) -> tuple[str, int, str]:
+        return self.urls[place], int(self.sizes[place]), self.versions[place]
+
     def take(self, keep: Mask) -> Sources:
         """Some of the lines."""
         urls, versions = (tuple(itertools.compress(texts, keep)) for texts in (self.urls, self.versions))
@@ -220,7 +223,21 @@ def add_sources(parts: Sequence[Sources]) -> Sources:
         skipped=np.concatenate([part.skipped for part in filled]),
         missing={name: np.concatenate([part.missing.get(name, no) for part, no in zip(filled, none, strict=True)]) for name in names},
     )
+    begin = np.cumsum([len(part) for part in filled[:-1]], dtype=np.intp)
+    goes_on = np.array([one._key(-1) == other._key(0) for one, other in itertools.pairwise(filled)], dtype=bool)
+    first = np.ones(len(lines), dtype=bool)
+    first[begin[goes_on]] = False
+    lines = lines if first.all() else _collapsed(lines, first)
     return lines if len(set(lines.urls)) == len(lines) else _joined(lines)
+
+
+def _collapsed(lines: Sources, first: Mask) -> Sources:
+    """The usual case of a pass: a file that one part ends with and the next begins with."""
+    starts = np.flatnonzero(first)
+    kept = lines.take(first)
+    missing = {name: np.add.reduceat(counts, starts) for name, counts in lines.missing.items()}
+    read, used, skipped = (np.add.reduceat(counts, starts) for counts in (lines.read, lines.used, lines.skipped))
+    return Sources(kept.urls, kept.versions, kept.sizes, read, used, skipped, missing)
 
 
 def _joined(lines: Sources) -> Sources:
