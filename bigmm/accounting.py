@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from bigmm.errors import DataError
 
@@ -101,10 +101,6 @@ class Source:
         return not self.url.startswith(_NO_FILE)
 
 
-def _no_text() -> pd.Index:
-    return pd.Index([], dtype="str")
-
-
 def _no_counts() -> Counts:
     return np.zeros(0, dtype=np.int64)
 
@@ -115,7 +111,7 @@ class Sources:
 
     Attributes
     ----------
-    urls, versions : Index of str, length F
+    urls, versions : tuple of str, length F
     sizes : (F,) int64
         Bytes when the plan was made; -1 unknown.
     read, used : (F,) int64
@@ -126,8 +122,8 @@ class Sources:
         Rows in which the column is missing.
     """
 
-    urls: pd.Index = field(default_factory=_no_text)
-    versions: pd.Index = field(default_factory=_no_text)
+    urls: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
     sizes: Counts = field(default_factory=_no_counts)
     read: Counts = field(default_factory=_no_counts)
     used: Counts = field(default_factory=_no_counts)
@@ -146,20 +142,21 @@ class Sources:
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         counts = [self.sizes, self.read, self.used, self.skipped, *self.missing.values()]
-        return sum(each.nbytes for each in counts) + (int(self.urls.memory_usage() + self.versions.memory_usage()) if len(self) else 0)
+        return sum(each.nbytes for each in counts) + sum(map(sys.getsizeof, itertools.chain(self.urls, self.versions)))
 
     @property
     def are_files(self) -> Mask:
         """Which can be told from others by their name."""
-        return ~np.asarray(self.urls.str.startswith(_NO_FILE), dtype=bool)
+        return np.array([not url.startswith(_NO_FILE) for url in self.urls], dtype=bool)
 
-    def take(self, places: npt.NDArray[np.intp] | Mask) -> Sources:
+    def _key(self, place: int) -> tuple[str, int, str]:
+        return self.urls[place], int(self.sizes[place]), self.versions[place]
+
+    def take(self, keep: Mask) -> Sources:
         """Some of the lines."""
-        missing = {name: counts[places] for name, counts in self.missing.items()}
-        arrays = (self.sizes[places], self.read[places], self.used[places], self.skipped[places])
-        return Sources(
-            self.urls[places], self.versions[places], *arrays, {name: counts for name, counts in missing.items() if counts.any()}
-        )
+        urls, versions = (tuple(itertools.compress(texts, keep)) for texts in (self.urls, self.versions))
+        arrays = (self.sizes[keep], self.read[keep], self.used[keep], self.skipped[keep])
+        return Sources(urls, versions, *arrays, {name: counts[keep] for name, counts in self.missing.items() if counts[keep].any()})
 
     def negative(self) -> Sources:
         """The same files, their rows taken away."""
@@ -190,7 +187,7 @@ def count_sources(origins: Sequence[Origin], complete: Mask, missing: Mapping[st
         raise DataError(
             f"{len(complete)} rows were read of {where}, expected {sum(known)}: did it change after it was planned? start again"
         )
-    cuts = list(pairwise(np.cumsum([0, *lengths]).tolist()))
+    cuts = list(itertools.pairwise(itertools.accumulate(lengths, initial=0)))
 
     def by_piece(mask: Mask) -> Counts:
         return np.array([np.count_nonzero(mask[start:stop]) for start, stop in cuts], dtype=np.int64)
@@ -206,8 +203,8 @@ def skipped_sources(origins: Sequence[Origin]) -> Sources:
 
 
 def _sources(origins: Sequence[Origin], read: Counts, used: Counts, skipped: Counts, missing: Mapping[str, Counts]) -> Sources:
-    urls, versions = (pd.Index(texts, dtype="str") for texts in ([o.url for o in origins], [o.version for o in origins]))
-    return Sources(urls, versions, np.array([o.size for o in origins], dtype=np.int64), read, used, skipped, missing)
+    sizes = np.array([origin.size for origin in origins], dtype=np.int64)
+    return Sources(tuple(o.url for o in origins), tuple(o.version for o in origins), sizes, read, used, skipped, missing)
 
 
 def add_sources(parts: Sequence[Sources]) -> Sources:
@@ -215,36 +212,49 @@ def add_sources(parts: Sequence[Sources]) -> Sources:
     filled = [part for part in parts if len(part)]
     if not filled:
         return Sources()
-    urls, versions = (indexes[0].append(indexes[1:]) for indexes in ([p.urls for p in filled], [p.versions for p in filled]))
-    sizes = np.concatenate([part.sizes for part in filled])
-    places, first = _distinct(urls, sizes, versions)
-
-    def total(counts: Sequence[Counts]) -> Counts:
-        out = np.zeros(len(first), dtype=np.int64)
-        np.add.at(out, places, np.concatenate(counts))
-        return out
-
     names = dict.fromkeys(name for part in filled for name in part.missing)
     none = [np.zeros(len(part), dtype=np.int64) for part in filled]
-    return Sources(
-        urls=urls[first],
-        versions=versions[first],
-        sizes=sizes[first],
-        read=total([part.read for part in filled]),
-        used=total([part.used for part in filled]),
-        skipped=total([part.skipped for part in filled]),
-        missing={name: total([part.missing.get(name, zeros) for part, zeros in zip(filled, none, strict=True)]) for name in names},
+    lines = Sources(
+        urls=tuple(itertools.chain.from_iterable(part.urls for part in filled)),
+        versions=tuple(itertools.chain.from_iterable(part.versions for part in filled)),
+        sizes=np.concatenate([part.sizes for part in filled]),
+        read=np.concatenate([part.read for part in filled]),
+        used=np.concatenate([part.used for part in filled]),
+        skipped=np.concatenate([part.skipped for part in filled]),
+        missing={name: np.concatenate([part.missing.get(name, no) for part, no in zip(filled, none, strict=True)]) for name in names},
     )
+    begin = np.cumsum([len(part) for part in filled[:-1]], dtype=np.intp)
+    goes_on = np.array([one._key(-1) == other._key(0) for one, other in itertools.pairwise(filled)], dtype=bool)
+    first = np.ones(len(lines), dtype=bool)
+    first[begin[goes_on]] = False
+    lines = lines if first.all() else _collapsed(lines, first)
+    return lines if len(set(lines.urls)) == len(lines) else _joined(lines)
 
 
-def _distinct(urls: pd.Index, sizes: Counts, versions: pd.Index) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Place of every line among the distinct ones, and where each of these stands first."""
-    key = np.zeros(len(urls), dtype=np.int64)
-    for column in (urls, sizes, versions):
-        codes, distinct = pd.factorize(column)
-        key = pd.factorize(key * len(distinct) + codes)[0]
-    _, first = np.unique(key, return_index=True)
-    return key, first
+def _collapsed(lines: Sources, first: Mask) -> Sources:
+    """The usual case of a pass: a file that one part ends with and the next begins with."""
+    starts = np.flatnonzero(first)
+    kept = lines.take(first)
+    missing = {name: np.add.reduceat(counts, starts) for name, counts in lines.missing.items()}
+    read, used, skipped = (np.add.reduceat(counts, starts) for counts in (lines.read, lines.used, lines.skipped))
+    return Sources(kept.urls, kept.versions, kept.sizes, read, used, skipped, missing)
+
+
+def _joined(lines: Sources) -> Sources:
+    """The same counts with each file once."""
+    place_of: dict[tuple[str, int, str], int] = {}
+    keys = zip(lines.urls, lines.sizes.tolist(), lines.versions, strict=True)
+    places = np.array([place_of.setdefault(key, len(place_of)) for key in keys], dtype=np.intp)
+    urls, sizes, versions = zip(*place_of, strict=True)
+
+    def total(counts: Counts) -> Counts:
+        out = np.zeros(len(place_of), dtype=np.int64)
+        np.add.at(out, places, counts)
+        return out
+
+    counts = (total(lines.read), total(lines.used), total(lines.skipped))
+    missing = {name: total(each) for name, each in lines.missing.items()}
+    return Sources(urls, versions, np.array(sizes, dtype=np.int64), *counts, missing)
 
 
 def shown(urls: Sequence[str]) -> str:

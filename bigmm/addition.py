@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -64,13 +65,16 @@ def _check_disjoint(parts: Sequence[Sources]) -> None:
     ------
     LabelError
     """
-    urls = [part.urls[part.are_files & (part.read > 0)].unique() for part in parts]
-    together = urls[0].append(urls[1:])
-    twice = together[together.duplicated()].unique()
-    if len(twice):
+    seen: set[str] = set()
+    twice: dict[str, None] = {}
+    for part in parts:
+        urls = set(itertools.compress(part.urls, part.are_files & (part.read > 0)))
+        twice |= dict.fromkeys(sorted(urls & seen))
+        seen |= urls
+    if twice:
         raise LabelError(
-            f"{shown(twice.tolist())} {'is' if len(twice) == 1 else 'are'} in more than one of the crossproducts, and rows would "
-            "count twice: leave one out, or allow the overlap if they are different rows of it (allow_overlap=True, --allow-overlap)"
+            f"{shown(list(twice))} {'is' if len(twice) == 1 else 'are'} in several of the crossproducts, and rows would count twice: "
+            "leave one out, or allow the overlap if they are different rows of it (allow_overlap=True, --allow-overlap)"
         )
 
 

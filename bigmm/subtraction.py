@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -57,9 +58,10 @@ def _subtract_sources(whole: Sources, part: Sources, *, allow_unknown: bool) -> 
     left = add_sources([whole, part.negative()])
     unknown = left.are_files & ((left.read < 0) | (left.used < 0) | (left.read < left.used))
     untold = bool((whole.read[~whole.are_files] > 0).any()) or not len(whole)
-    if unknown.any() and not allow_unknown and not untold:
+    urls = list(dict.fromkeys(itertools.compress(left.urls, unknown)))
+    if urls and not allow_unknown and not untold:
         raise LabelError(
-            f"cannot subtract: {shown(left.urls[unknown].unique().tolist())} not among the files of the first crossproducts, or there with "
+            f"cannot subtract: {shown(urls)} not among the files of the first crossproducts, or there with "
             "another size or time: subtract what was added, or allow it if its rows are there under another name "
             "(allow_unknown=True, --allow-unknown)"
         )

@@ -9,13 +9,18 @@ import click
 
 import bigmm
 from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, Failure, hush_cluster, is_verbose, verbose_option
-from bigmm.cli.options import data_options, examples, quiet_option, read_contrast, read_theta
+from bigmm.cli.files import check_places
+from bigmm.cli.options import data_options, examples, out_option, quiet_option, read_contrast, read_theta
 from bigmm.cli.progress import stage
-from bigmm.cli.rows import SAME_FORMULA, PassOptions, add_saved, are_saved, crossproducts_of, describe
-from bigmm.errors import DataError
+from bigmm.cli.rows import SAME_FORMULA, PassOptions, append_to, are_saved, crossproducts_of, describe, load_crossproducts
+from bigmm.errors import DataError, StorageError
 from bigmm.reduction.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bigmm.crossproducts import CrossProducts
+    from bigmm.formula import Formula
     from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
@@ -66,7 +71,7 @@ def main() -> None:
     help="newton, or a method of nlopt: bobyqa, lbfgs, cobyla, neldermead, sbplx.",
 )
 @click.option("--maxeval", type=click.IntRange(min=1), metavar="N", help="Evaluations of the objective at most.")
-@click.option("--out", metavar="DIR", help="Save the fit: JSON and Parquet.")
+@out_option("Save the fit: JSON and Parquet; with several responses a directory of each inside DIR.", required=False)
 @quiet_option
 def fit(
     formula: str,
@@ -87,26 +92,48 @@ def fit(
 
     When the pass over the rows takes hours, run `bigmm reduce` first: every later fit needs only what it saves.
     Exits with 3 when the search did not converge.
+
+    With several responses, cbind(y1, y2) ~ ..., there is a fit for each.
     """
     from bigmm.formula import parse_formula
     from bigmm.formula.coding import check_contrasts
-    from bigmm.storage import check_target
 
     settings = _settings(optimizer, maxeval)
     if formula != SAME_FORMULA:
-        check_contrasts(dict(contrasts), parse_formula(formula).fixed)
-    if out is not None:
-        check_target(out, "fit")
+        parsed = parse_formula(formula)
+        check_contrasts(dict(contrasts), parsed.fixed)
+        check_places(out, parsed)
     cp = crossproducts_of(formula, data, PassOptions(**options), quiet)
-    model = cp.model(_asked(formula), reml=not ml, contrasts=dict(contrasts))
+    parsed = cp.design.formula if formula == SAME_FORMULA else parsed
+    places = check_places(out, parsed)
+    models = _models(cp, _asked(formula), parsed, not ml, dict(contrasts))
+    converged: list[bool] = []
+    for model, place in zip(models, places, strict=True):
+        if converged:
+            click.echo()
+        converged.append(_fit(model, place, start, settings, quiet))
+    if not all(converged):
+        raise click.exceptions.Exit(EXIT_NOT_CONVERGED)
+
+
+def _models(cp: CrossProducts, asked: str | None, formula: Formula, reml: bool, contrasts: dict[str, str]) -> Iterable[LinearMixedModel]:
+    """One model, or one for each response."""
+    from bigmm.solver.model import build_models
+
+    if len(formula.responses) == 1:
+        return [cp.model(asked, reml=reml, contrasts=contrasts)]
+    return build_models(cp, asked, reml=reml, contrasts=contrasts)
+
+
+def _fit(model: LinearMixedModel, place: str | None, start: tuple[float, ...] | None, settings: Optimizer, quiet: bool) -> bool:
+    """Fit, save and print one model; whether the search converged."""
     found = _search(model, start, settings, quiet)
     try:
-        if out is not None:
-            found.save(out)
+        if place is not None:
+            found.save(place)
     finally:
         click.echo(found.summary())
-    if not found.converged:
-        raise click.exceptions.Exit(EXIT_NOT_CONVERGED)
+    return found.converged
 
 
 def _settings(method: str, maxeval: int | None) -> Optimizer:
@@ -130,30 +157,56 @@ def _search(model: LinearMixedModel, start: tuple[float, ...] | None, settings: 
 @main.command(
     epilog=examples(
         'bigmm reduce "y ~ service * x + (1 + x|s) + (1|d)" ratings/ --out ratings.cp',
-        "bigmm reduce - monday.cp tuesday.cp --out both.cp",
+        "bigmm reduce - ratings/ --into ratings.cp",
     )
 )
 @click.argument("formula")
 @click.argument("data", nargs=-1, required=True)
 @data_options
-@click.option("--out", required=True, metavar="DIR", help="Where to save the crossproducts.")
+@out_option("Where to save the crossproducts.", required=False)
+@click.option("--into", metavar="CPDIR", help="Add to these saved crossproducts the files that they have not yet, and replace them.")
 @quiet_option
-def reduce(formula: str, data: tuple[str, ...], out: str, quiet: bool, **options: Any) -> None:
+def reduce(formula: str, data: tuple[str, ...], out: str | None, into: str | None, quiet: bool, **options: Any) -> None:
     """Reduce rows to crossproducts and save them.
 
     Prints what is inside: rows, missing values, levels, bytes.
 
     DATA: Parquet or CSV files, folders, globs or URLs; or, with - as FORMULA, directories of saved crossproducts, which
     are added up.
+
+    With --into, FORMULA may be - for that of CPDIR. Only files whose name, size and time of change are not among those of
+    CPDIR are read; a file that has changed is refused. When there is nothing new nothing is written.
     """
     from bigmm.storage import check_target
 
+    if (out is None) == (into is None):
+        raise click.UsageError("expected one of --out and --into", click.get_current_context())
+    if into is not None:
+        _append(into, formula, data, PassOptions(**options), quiet)
+        return
+    assert out is not None
     check_target(out, "crossproducts")
     if formula != SAME_FORMULA and are_saved(data):
         raise DataError(f"saved crossproducts have their formula: write {SAME_FORMULA!r} to add them up, or `bigmm fit` for another model")
     cp = crossproducts_of(formula, data, PassOptions(**options), quiet)
     cp.save(out)
     click.echo(describe(cp))
+
+
+def _append(into: str, formula: str, data: tuple[str, ...], options: PassOptions, quiet: bool) -> None:
+    from bigmm.storage import stored
+
+    if are_saved(data):
+        raise DataError(f"--into reads rows, and these are saved crossproducts: write bigmm merge {into} {data[0]} ... --out DIR")
+    existing = load_crossproducts(into)
+    total = append_to(existing, formula, data, options, quiet)
+    if total is existing:
+        click.echo(f"nothing new: {into} has all of these files")
+        return
+    if stored(into)["digest"] != existing.digest:
+        raise StorageError(f"{into!r} was replaced while the rows were read: run again, which reads only what is new by then")
+    total.save(into)
+    click.echo(describe(total))
 
 
 @main.command(
@@ -250,7 +303,7 @@ def plot_factor(directory: str, formula: str | None, out: Path, theta: tuple[flo
         raise click.UsageError(f"--out {str(out)!r}: expected a name that ends in .png, .pdf or .svg", click.get_current_context())
     if not are_saved([directory]):
         raise DataError(f"{directory!r} holds no saved crossproducts: expected a directory that `bigmm reduce` has written")
-    figure = add_saved([directory]).plot_factor(_asked(formula), theta, permute=not no_permute)
+    figure = load_crossproducts(directory).plot_factor(_asked(formula), theta, permute=not no_permute)
     with replacing(out) as scratch:
         figure.savefig(scratch)
 

@@ -90,6 +90,11 @@ def data_options(command: Command) -> Command:
     return _apply(options, command)
 
 
+def out_option(help_text: str, *, required: bool = True, metavar: str = "DIR") -> Callable[[Command], Command]:
+    """``--out``, ``-o``."""
+    return click.option("--out", "-o", required=required, metavar=metavar, help=help_text)
+
+
 def quiet_option(command: Command) -> Command:
     """``--quiet``."""
     return _apply([click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")], command)

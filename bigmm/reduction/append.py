@@ -52,7 +52,7 @@ def _skipped_whole(cp: CrossProducts) -> np.ndarray[Any, np.dtype[np.bool_]]:
 def without_skipped(cp: CrossProducts, files: tuple[DataFile, ...]) -> CrossProducts:
     """The same crossproducts, in which files that are about to be read are no longer listed as skipped."""
     urls = {file.url for file in files}
-    again = _skipped_whole(cp) & np.asarray(cp.sources.urls.isin(list(urls)))
+    again = _skipped_whole(cp) & np.array([url in urls for url in cp.sources.urls], dtype=bool)
     if not again.any():
         return cp
     skipped = tuple(chunk for chunk in cp.skipped if not chunk.urls or not urls.issuperset(chunk.urls))

@@ -58,12 +58,15 @@ def build_models(
     first: LinearMixedModel | None = None
     for response in parsed.responses:
         single = parsed.for_response(response)
+        try:
+            selected = select(cp, single, contrasts) if first is None else select_response(first.selected, cp, single)
+        except ModelError as error:
+            raise ModelError(f"response {response.text!r}: {error}") from None
+        model = LinearMixedModel(cp, selected, reml=reml)
         if first is None:
-            model = first = LinearMixedModel(cp, select(cp, single, contrasts), reml=reml)
-            shared = model.pls
+            first, shared = model, model.pls
         else:
-            model = LinearMixedModel(cp, select_response(first.selected, cp, single), reml=reml)
-            model._pls = shared.with_response(model.selected.blocks)
+            model._pls = shared.with_response(selected.blocks)
         try:
             yield model
         finally:

@@ -10,11 +10,11 @@ from bigmm.crossproducts import CrossProducts
 from bigmm.errors import BigmmError, StorageError
 from bigmm.inference.fit import LinearMixedModelFit
 from bigmm.storage.digest import content_digest
-from bigmm.storage.directories import check_target, read_manifest, saved_kind
+from bigmm.storage.directories import check_target, read_manifest, saved_kind, stored
 from bigmm.storage.fits import load_fit, save_fit
 from bigmm.storage.products import load_crossproducts, save_crossproducts
 
-__all__ = ["check_target", "content_digest", "load", "save_crossproducts", "save_fit", "saved_kind"]
+__all__ = ["check_target", "content_digest", "load", "save_crossproducts", "save_fit", "saved_kind", "stored"]
 
 
 def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,29 @@ import pyarrow as pa
 from bigmm.crossproducts import CrossProducts
 from bigmm.storage.records import columns_record, design_record, rows_record
 
+#: Bytes that are hashed by themselves, so that the processors share a large array; another number is another digest.
+_BLOCK = 2**24
+
 
 def content_digest(cp: CrossProducts) -> str:
-    """SHA-256 of a record of labels and counts, then of every array, in one fixed order; hexadecimal.
+    """SHA-256 of a record of labels and counts, then of those of every array's blocks, in one fixed order; hexadecimal.
 
     Numbers are hashed where they lie, in little-endian order, without a copy. Where the rows came from, by which plan, is
     left out: the same rows in other folders have the same digest.
     """
     digest = hashlib.sha256(json.dumps(_record(cp), sort_keys=True, allow_nan=False).encode())
-    for name, array in _arrays(cp):
-        values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        digest.update(f"\n{name} {values.dtype.str} {values.shape}\n".encode())
-        raw: Any = values.reshape(-1).view(np.uint8)
-        digest.update(raw)
+    with ThreadPoolExecutor() as pool:
+        for name, array in _arrays(cp):
+            values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            digest.update(f"\n{name} {values.dtype.str} {values.shape}\n".encode())
+            raw: Any = values.reshape(-1).view(np.uint8)
+            for block in pool.map(_sha256, (raw[start : start + _BLOCK] for start in range(0, len(raw), _BLOCK))):
+                digest.update(block)
     return digest.hexdigest()
+
+
+def _sha256(block: Any) -> bytes:
+    return hashlib.sha256(block).digest()
 
 
 def _record(cp: CrossProducts) -> dict[str, Any]:

@@ -150,6 +150,16 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     return record
 
 
+def stored(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """How a saved directory was written: path, format, version, bytes on disk; and the digest of crossproducts."""
+    folder, kind = Path(path), saved_kind(path)
+    if kind is None:
+        raise StorageError(f"{str(path)!r} is no longer there: was it moved?")
+    record = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
+    about = {name: record[name] for name in ("format", "written_by", "digest") if name in record}
+    return {"path": str(path), **about, "disk_bytes": sum(file.stat().st_size for file in folder.iterdir())}
+
+
 def listed(folder: Path, record: Mapping[str, Any], name: str) -> Path:
     """A file whose digest was compared: one inside the directory."""
     if name not in record["files"]:

@@ -56,7 +56,7 @@ def read_rows(record: Mapping[str, Any]) -> RowCounts:
 
 def sources_frame(sources: Sources) -> pd.DataFrame:
     """Files and their rows as a table; a column ``missing:x`` for each column x with missing values."""
-    table = pd.DataFrame({"url": sources.urls, "version": sources.versions})
+    table = pd.DataFrame({"url": sources.urls, "version": sources.versions}, dtype="str")
     table = table.assign(size=sources.sizes, read=sources.read, used=sources.used, skipped=sources.skipped)
     return table.assign(**{f"{_MISSING}{name}": counts for name, counts in sources.missing.items()})
 
@@ -65,7 +65,7 @@ def read_sources(table: pd.DataFrame) -> Sources:
     """The files that `sources_frame` wrote."""
     counts = {str(name): table[name].to_numpy(dtype=np.int64) for name in table.columns if name not in ("url", "version")}
     missing = {name.removeprefix(_MISSING): counts[name] for name in counts if name.startswith(_MISSING)}
-    urls, versions = (pd.Index(table[name], dtype="str").rename(None) for name in ("url", "version"))
+    urls, versions = (tuple(table[name].astype("str")) for name in ("url", "version"))
     return Sources(urls, versions, counts["size"], counts["read"], counts["used"], counts["skipped"], missing)
 
 
