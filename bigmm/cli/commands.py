@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,7 +10,7 @@ import click
 
 import bigmm
 from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, hush_cluster, is_verbose, verbose_option
-from bigmm.cli.options import data_options, examples, quiet_option, read_contrast, read_theta
+from bigmm.cli.options import data_options, examples, quiet_option, read_contrast, read_memory, read_theta
 from bigmm.cli.progress import stage
 from bigmm.cli.rows import SAME_FORMULA, PassOptions, add_saved, are_saved, crossproducts_of, describe
 from bigmm.errors import DataError
@@ -154,6 +155,32 @@ def reduce(formula: str, data: tuple[str, ...], out: str, quiet: bool, **options
     cp = crossproducts_of(formula, data, PassOptions(**options), quiet)
     cp.save(out)
     click.echo(describe(cp))
+
+
+@main.command(
+    epilog=examples(
+        'bigmm plan "y ~ 1 + (1|s) + (1|d)" ratings.cp',
+        "bigmm plan - ratings.cp --memory 64GiB --json",
+    )
+)
+@click.argument("formula")
+@click.argument("directories", nargs=-1, required=True, metavar="CPDIR...")
+@click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
+@click.option("--memory", type=read_memory, metavar="BYTES", help="Plan for this much, such as 64GiB, instead of what is available here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def plan(formula: str, directories: tuple[str, ...], ml: bool, memory: float | None, as_json: bool) -> None:
+    """Print how a model would be factored and what that costs.
+
+    Entries of L, memory, flops and seconds of each evaluation, for the plan that a fit would follow and for those that it
+    would not; nothing is factored.
+
+    FORMULA: a model inside that of the saved crossproducts, or - for the whole of it. Exits with 2 when memory will not hold it.
+    """
+    if not are_saved(directories):
+        raise DataError(f"{directories[0]!r} holds no saved crossproducts: expected a directory that `bigmm reduce` has written")
+    found = add_saved(directories).plan(_asked(formula), reml=not ml, memory=memory)
+    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    found.check()
 
 
 @main.command(

@@ -105,6 +105,11 @@ class OwnBlocks:
     row_refs: Index
     ZtZ: npt.NDArray[Any]
 
+    @property
+    def diagonal(self) -> bool:
+        """Whether they are one factor's own blocks: one a level, symmetric."""
+        return self.column_group == self.row_group
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Root:
@@ -133,6 +138,10 @@ class Root:
     def r(self) -> int:
         """Columns."""
         return self.offsets[-1]
+
+    def columns(self, group: int) -> slice:
+        """Columns of one of the factors."""
+        return slice(self.offsets[group], self.offsets[group + 1])
 
     def split(self, x: Array) -> list[Array]:
         """Values on the root, one (q, k, ...) view a factor."""
@@ -187,7 +196,9 @@ def _leaves(blocks: ModelBlocks, leading: int, groups: tuple[int, ...], offsets:
             placement.fill_by_leaf(own, starts, pair.h_refs, offsets[i], sizes[i], indices)
         members.append(LeafPair(leading < h, offsets[i], sizes[i], own, starts, native(pair.ZtZ)))
     root_indptr = pointers(placement.count(indices, r))
-    root_entries = np.empty(len(indices), dtype=np.int32 if len(indices) <= np.iinfo(np.int32).max else np.int64)
+    root_entries: Index = np.empty(len(indices), dtype=np.int32)
+    if len(indices) > np.iinfo(np.int32).max:
+        root_entries = np.empty(len(indices), dtype=np.int64)
     root_leaves = pairs[0].h_refs if alone and leading > groups[0] else np.empty(len(indices), dtype=np.int32)
     work = placement.transpose(indptr, indices, root_indptr[:-1].copy(), root_entries)
     if not (alone and leading > groups[0]):
@@ -206,7 +217,7 @@ def _leaves(blocks: ModelBlocks, leading: int, groups: tuple[int, ...], offsets:
     )
 
 
-def pointers(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def pointers(counts: Index) -> npt.NDArray[np.int64]:
     """Where each run of so many begins, and where the last ends."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64, copy=False)
 

@@ -14,10 +14,11 @@ from scipy.linalg import lapack
 from scipy.linalg.blas import dtrsm
 
 from bigmm.columns import Array
-from bigmm.solver import elimination, placement
+from bigmm.solver import assembly, elimination, placement
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering, SparseFactor
-from bigmm.solver.layout import Index, Layout, Leaves, OwnBlocks, Root, lay_out, pointers
+from bigmm.solver.layout import Index, Layout, Leaves, OwnBlocks, Root, lay_out
+from bigmm.solver.pattern import closed_pattern, own_pattern
 from bigmm.solver.selected_inverse import takahashi
 from bigmm.solver.threads import blas_threads
 
@@ -61,12 +62,12 @@ class DenseRoot:
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S."""
-        S, offsets = self._S, self._root.offsets
-        elimination.clear(S)
+        S, columns = self._S, self._root.columns
+        assembly.clear(S)
         for own in self._root.blocks:
             g, h = own.column_group, own.row_group
-            part = S[offsets[g] : offsets[g + 1], offsets[h] : offsets[h + 1]]
-            elimination.add_to_dense(own.column_refs, own.row_refs, g == h, own.ZtZ, templates[g], templates[h], part)
+            part = S[columns(g), columns(h)]
+            assembly.add_to_dense(own.column_refs, own.row_refs, own.diagonal, own.ZtZ, templates[g], templates[h], part)
         _diagonal(S)[:] += 1.0
         if self._leaves is not None and B is not None:
             found = self._leaves
@@ -142,8 +143,8 @@ class SparseRoot:
         """Where each column of each block begins in S, (blocks, k_column)."""
         _, k_column, k_row = own.ZtZ.shape
         g, h, offsets = own.column_group, own.row_group, self._root.offsets
-        places = np.empty((len(own.ZtZ), k_column), dtype=self.indptr.dtype)
-        refs = (own.column_refs, own.row_refs, k_column, k_row, g == h, offsets[g], offsets[h])
+        places: Index = np.empty((len(own.ZtZ), k_column), dtype=self.indptr.dtype)
+        refs = (own.column_refs, own.row_refs, k_column, k_row, own.diagonal, offsets[g], offsets[h])
         placement.find_own(*refs, self.indptr, self.indices, places)
         return places
 
@@ -153,7 +154,7 @@ class SparseRoot:
         S[:] = 0.0
         for own, places in zip(self._root.blocks, self._places, strict=True):
             g, h = own.column_group, own.row_group
-            elimination.add_to_sparse(places, g == h, own.ZtZ, templates[g], templates[h], S)
+            assembly.add_to_sparse(places, own.diagonal, own.ZtZ, templates[g], templates[h], S)
         S[self.indptr[:-1]] += 1.0
         if self._leaves is not None and B is not None:
             found = self._leaves
@@ -191,14 +192,14 @@ class SparseRoot:
             self._in_L = self._match(indptr, indices)
         self._inverse = Z[self._in_L]
 
-    def _match(self, indptr: Index, indices: Index) -> Index:
+    def _match(self, indptr: Index, indices: Index) -> npt.NDArray[np.int64]:
         """Place in L of every entry of S's pattern."""
         r = self._root.r
         position = np.empty(r, dtype=np.int64)
         position[self.factor.permutation] = np.arange(r)
         row, column = position[self.indices], position[np.repeat(np.arange(r), np.diff(self.indptr))]
         keys = np.repeat(np.arange(r, dtype=np.int64), np.diff(indptr)) * r + indices
-        return np.searchsorted(keys, np.minimum(row, column) * r + np.maximum(row, column))
+        return np.asarray(np.searchsorted(keys, np.minimum(row, column) * r + np.maximum(row, column)))
 
     def leaf_traces(self, G: Array) -> Array:
         """Sum of G_j S^-1 G_j' over the leaves."""
@@ -216,7 +217,7 @@ class SparseRoot:
         assert self._inverse is not None
         blocks = []
         for own, places in zip(self._root.blocks, self._places, strict=True):
-            if own.column_group == own.row_group:
+            if own.diagonal:
                 k = own.ZtZ.shape[1]
                 sums = np.empty((k, k))
                 for a in range(k):
@@ -224,67 +225,6 @@ class SparseRoot:
                         sums[a, b] = sums[b, a] = self._inverse[places[:, a] + (b - a)].sum()
                 blocks.append(sums)
         return blocks
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pattern:
-    """Positions that S can fill: lower triangle by columns, rows ascending, the diagonal first.
-
-    Attributes
-    ----------
-    indptr : (r + 1,)
-    indices : (nnz,)
-    """
-
-    indptr: Index
-    indices: Index
-
-    @property
-    def r(self) -> int:
-        """Columns."""
-        return len(self.indptr) - 1
-
-
-def own_pattern(root: Root) -> Pattern:
-    """The pattern of the root's part of Z'Z; no entry is lost because its value happens to be zero."""
-    counts = np.zeros(root.r, dtype=np.int64)
-    for own in root.blocks:
-        placement.own_counts(own.column_refs, *own.ZtZ.shape[1:], *_diagonal_and_counts(root, own, counts))
-    indptr = pointers(counts)
-    cursor, indices = indptr[:-1].copy(), np.empty(indptr[-1], dtype=np.int32)
-    for own in root.blocks:
-        diagonal, part = _diagonal_and_counts(root, own, cursor)
-        placement.fill_own(own.column_refs, own.row_refs, *own.ZtZ.shape[1:], diagonal, root.offsets[own.row_group], part, indices)
-    return Pattern(indptr, indices)
-
-
-def _diagonal_and_counts(root: Root, own: OwnBlocks, counts: Index) -> tuple[bool, Index]:
-    """Whether blocks lie on the diagonal, and the part of `counts` (r,) that belongs to their columns."""
-    g = own.column_group
-    return g == own.row_group, counts[root.offsets[g] : root.offsets[g + 1]]
-
-
-def closed_counts(own: Pattern, leaves: Leaves, columns: Index) -> Index:
-    """Entries of S's pattern in some of its columns, fill by the leaves included."""
-    nothing = np.empty(0, dtype=np.int32)
-    return _close(own, leaves, columns, np.empty(0, dtype=np.int64), nothing)
-
-
-def closed_pattern(own: Pattern, leaves: Leaves) -> Pattern:
-    """S's pattern, fill by the leaves included."""
-    columns = np.arange(own.r, dtype=np.int32)
-    indptr = pointers(closed_counts(own, leaves, columns))
-    indices = np.empty(indptr[-1], dtype=np.int32)
-    _close(own, leaves, columns, indptr, indices)
-    return Pattern(indptr, indices)
-
-
-def _close(own: Pattern, leaves: Leaves, columns: Index, S_indptr: Index, S_indices: Index) -> npt.NDArray[np.int64]:
-    counts = np.empty(len(columns), dtype=np.int64)
-    marks = np.full((numba.get_num_threads(), own.r), -1, dtype=np.int32)
-    entries = (leaves.root_indptr, leaves.root_leaves, leaves.root_entries, leaves.indptr, leaves.indices)
-    placement.closed_columns(columns, own.indptr, own.indices, *entries, marks, counts, S_indptr, S_indices)
-    return counts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

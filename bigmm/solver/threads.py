@@ -28,9 +28,18 @@ def blas_threads(order: int) -> Callable[[], contextlib.AbstractContextManager[o
     return lambda: _controller().limit(limits=1, user_api="blas")
 
 
+def blas_count(order: int) -> int:
+    """Threads of such calls."""
+    return _threads() if order >= _BLAS_ORDER else 1
+
+
+def _threads() -> int:
+    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
 def loop_threads(work: float) -> int:
     """Threads for compiled loops with so many multiplications in all."""
-    return 1 if work < _LOOP_WORK else int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    return 1 if work < _LOOP_WORK else _threads()
 
 
 @contextlib.contextmanager
