@@ -8,13 +8,6 @@ from bigmm.columns import Array
 from bigmm.solver.layout import Index
 
 
-@numba.njit(cache=True, parallel=True)
-def clear(S: Array) -> None:
-    """Zeros in the upper triangle of S (r, r)."""
-    for c in numba.prange(len(S)):
-        S[c, c:] = 0.0
-
-
 @numba.njit(cache=True)
 def add_to_dense(columns: Index, rows: Index, diagonal: bool, ZtZ: Array, T_columns: Array, T_rows: Array, S: Array) -> None:
     """T'Z_g'Z_h T of two factors, into the part of S (columns of g, columns of h) that is theirs; upper triangles of diagonal blocks."""

@@ -100,7 +100,7 @@ def _product(v: Array, C: Array, T: Array, b: int) -> float:
 
 
 @_jit
-def subtract_from_dense(
+def subtract_into_dense(
     order: Index,
     threads: int,
     root_indptr: Index,
@@ -111,7 +111,7 @@ def subtract_from_dense(
     B: Array,
     S: Array,
 ) -> None:
-    """Upper triangle of S (r, r) less sum_j B_j'B_j; rows are dealt out to threads in turns, in the order that is given.
+    """Minus sum_j B_j'B_j into the upper triangle of S (r, r); rows are dealt out to threads in turns, in the order that is given.
 
     (Unsigned places spare the test for negative ones, which halves the speed.)
     """
@@ -120,6 +120,7 @@ def subtract_from_dense(
         for i in range(w, r, threads):
             c = order[i]
             row = S[c]
+            row[c:] = 0.0
             for t in range(root_indptr[c], root_indptr[c + 1]):
                 own, stop = np.uint64(root_entries[t]), np.uint64(indptr[root_leaves[t] + 1])
                 if k == 1:

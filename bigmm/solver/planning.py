@@ -123,6 +123,7 @@ class _Planner:
 
     def _add_dense(self) -> None:
         root, leaves = self.layout.root, self.layout.leaves
+        assert leaves is not None
         self._add(
             "leaves + dense root",
             "natural",

@@ -54,7 +54,7 @@ class RootFactor(Protocol):
 class DenseRoot:
     """S as a full square array of which the upper triangle (in C order) is used; L and then S^-1 take its place."""
 
-    def __init__(self, root: Root, leaves: Leaves | None) -> None:
+    def __init__(self, root: Root, leaves: Leaves) -> None:
         self._root, self._leaves = root, leaves
         self._S = np.empty((root.r, root.r))
         self._logdet = 0.0
@@ -62,17 +62,15 @@ class DenseRoot:
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S."""
-        S, columns = self._S, self._root.columns
-        assembly.clear(S)
+        assert B is not None
+        S, columns, found = self._S, self._root.columns, self._leaves
+        entries = (found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices)
+        elimination.subtract_into_dense(found.work_order, numba.get_num_threads(), *entries, B, S)
         for own in self._root.blocks:
             g, h = own.column_group, own.row_group
             part = S[columns(g), columns(h)]
             assembly.add_to_dense(own.column_refs, own.row_refs, own.diagonal, own.ZtZ, templates[g], templates[h], part)
         _diagonal(S)[:] += 1.0
-        if self._leaves is not None and B is not None:
-            found = self._leaves
-            entries = (found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices)
-            elimination.subtract_from_dense(found.work_order, numba.get_num_threads(), *entries, B, S)
 
     def factorize(self) -> None:
         """Factor S in place (LAPACK's dpotrf; C order's upper triangle is Fortran order's lower one)."""
@@ -103,7 +101,6 @@ class DenseRoot:
 
     def leaf_traces(self, G: Array) -> Array:
         """Sum of G_j S^-1 G_j' over the leaves."""
-        assert self._leaves is not None
         found, k = self._leaves, G.shape[1]
         out = np.empty((self._root.r, k, k))
         elimination.traces_from_dense(
