@@ -168,6 +168,19 @@ def subtract_from_sparse(
 
 
 @_jit
+def leaf_borders(V: Array, C: Array, out: Array) -> None:
+    """V_j C_j of every leaf, into `out` (q, k, columns)."""
+    q, k, width = C.shape
+    for j in numba.prange(q):
+        for a in range(k):
+            for w in range(width):
+                total = 0.0
+                for b in range(k):
+                    total += V[j, a, b] * C[j, b, w]
+                out[j, a, w] = total
+
+
+@_jit
 def subtract_borders(root_indptr: Index, root_leaves: Index, root_entries: Index, B: Array, VtW: Array, out: Array) -> None:
     """`out` (r, columns) less sum_j B_j' VtW_j; VtW is (q, k, columns)."""
     r, width = out.shape

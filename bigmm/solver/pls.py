@@ -137,13 +137,15 @@ class PenalizedLeastSquares:
         self.factor = chosen.factor
         self.templates: list[Array] = []
         self.W: Reduced | None = None
+        self._leaf_W: Array | None = None
         self._threads = loop_threads(0.0)
         if (found := self.layout.leaves) is not None:
             q, k = found.ZtZ.shape[:2]
             self.V = np.zeros((q, k, k))
             self.B = np.empty((len(found.indices), k))
             self._logdet_of = np.empty(q)
-            self._threads = loop_threads(found.products * k)
+            self._leaf_W = np.empty_like(found.ZtXy)
+            self._threads = loop_threads(found.products * k + found.ZtZ.size * (k + blocks.p + 1))
 
     def looping(self) -> AbstractContextManager[None]:
         """A context in which compiled loops have as many threads as their work is worth."""
@@ -175,7 +177,7 @@ class PenalizedLeastSquares:
             self.factor.assemble(self.root_templates, None if leaves is None else self.B)
             self.factor.factorize()
             logdet += self.factor.logdet()
-        self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy)
+        self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy, self._leaf_W)
         return Evaluation(values.copy(), logdet, _upper_factor(self.blocks.XytXy - self.W.gram()))
 
     @property
@@ -192,10 +194,12 @@ class PenalizedLeastSquares:
                 columns = leaves.root_indptr[pair.first :]
                 elimination.leaf_rows_by_root(pair.indptr, columns, leaves.root_leaves, leaves.root_entries, pair.ZtZ, self.V, T, self.B)
 
-    def reduce(self, leaves_C: Array | None, root_C: Array) -> Reduced:
-        """Take the random effects out of Z'C for any columns C; see `Reduced`."""
-        leaves = self.layout.leaves
-        reduced_leaves = None if leaves_C is None else self.V @ leaves_C
+    def reduce(self, leaves_C: Array | None, root_C: Array, out: Array | None = None) -> Reduced:
+        """Take the random effects out of Z'C for any columns C; see `Reduced`. The leaves' part goes to `out`, if given."""
+        leaves, reduced_leaves = self.layout.leaves, None
+        if leaves_C is not None:
+            reduced_leaves = np.empty_like(leaves_C) if out is None else out
+            elimination.leaf_borders(self.V, leaves_C, reduced_leaves)
         if self.factor is None:
             return Reduced(reduced_leaves, root_C)
         border = self.scale(root_C, transposed=True)

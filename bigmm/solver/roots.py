@@ -59,6 +59,7 @@ class DenseRoot:
         self._S = np.empty((root.r, root.r))
         self._logdet = 0.0
         self._threads = blas_threads(root.r)
+        self._inversion_threads = blas_threads(root.r, tiny=0)  # dpotri shares even little work
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S."""
@@ -96,7 +97,7 @@ class DenseRoot:
 
     def invert(self) -> None:
         """S^-1 in place of L (LAPACK's dpotri)."""
-        with self._threads():
+        with self._inversion_threads():
             lapack.dpotri(self._S.T, lower=1, overwrite_c=1)
 
     def leaf_traces(self, G: Array) -> Array:

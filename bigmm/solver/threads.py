@@ -9,8 +9,10 @@ from functools import cache
 import numba
 from threadpoolctl import ThreadpoolController
 
-#: Matrices below this order are factored by one BLAS thread.
+#: Matrices below this order are factored by one BLAS thread. (On a busy machine two lose up to order 3000; beyond, they win.)
 _BLAS_ORDER = 3000
+#: Below this one OpenBLAS factors and solves in one thread by itself, and telling it so would cost more than the work.
+_BLAS_TINY = 48
 #: Compiled loops with fewer multiplications than this run in one thread.
 _LOOP_WORK = 20_000_000
 
@@ -21,9 +23,9 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def blas_threads(order: int) -> Callable[[], contextlib.AbstractContextManager[object]]:
-    """A context for BLAS calls on matrices of one order."""
-    if order >= _BLAS_ORDER:
+def blas_threads(order: int, tiny: int = _BLAS_TINY) -> Callable[[], contextlib.AbstractContextManager[object]]:
+    """A context for BLAS calls on matrices of one order; below `tiny` it does nothing."""
+    if order >= _BLAS_ORDER or order < tiny:
         return contextlib.nullcontext
     return lambda: _controller().limit(limits=1, user_api="blas")
 
