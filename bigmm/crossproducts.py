@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
+    from bigmm.solver.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -244,6 +245,29 @@ class CrossProducts:
         models = build_models(self, formula, reml=reml, contrasts=contrasts)
         fits = (model.fit(start=start, optimizer=optimizer) for model in models)
         return {fit.formula.responses[0].text: fit for fit in fits}
+
+    def plan(
+        self,
+        formula: str | None = None,
+        reml: bool = True,
+        contrasts: Mapping[str, Any] | None = None,
+        memory: float | None = None,
+    ) -> Plan:
+        """How a fit would factor the model, and the entries of L, memory, flops and seconds that this costs; nothing is factored.
+
+        Parameters
+        ----------
+        formula, reml, contrasts
+            As for `model`.
+        memory : float, optional
+            Bytes that a fit may take; unless given, the environment's BIGMM_MEMORY, or what this process may still take.
+
+        Returns
+        -------
+        Plan
+            Prints as a table.
+        """
+        return self.model(formula, reml=reml, contrasts=contrasts).plan(memory)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a directory of JSON, npz and Parquet that `bigmm.load` reads; replaced as a whole or not at all.

@@ -84,6 +84,47 @@ def write_parts(frame: pd.DataFrame, folder: Path, parts: int = 5) -> Path:
     return folder
 
 
+# plan
+
+
+def test_plan_prints_the_table(crossproducts: Path) -> None:
+    result = run_well("plan", "-", crossproducts)
+    found = bigmm.load(crossproducts)
+    assert isinstance(found, bigmm.CrossProducts)
+    assert result.stdout.splitlines()[:3] == str(found.plan()).splitlines()[:3]
+    assert result.stderr == ""
+
+
+def test_plan_as_json(crossproducts: Path) -> None:
+    data = json.loads(run_well("plan", ONE, crossproducts, "--ml", "--json", "--memory", "2GB").stdout)
+    assert data["chosen"]["name"] == "leaves"
+    assert data["chosen"]["nnz_L"] == 18
+    assert data["available"] == 2e9
+    assert data["fits"] is True
+
+
+def test_plan_that_does_not_fit(crossproducts: Path) -> None:
+    result = run("plan", "-", crossproducts, "--memory", "100B")
+    assert result.exit_code == 2
+    assert "leaves" in result.stdout
+    assert result.stderr.startswith("bigmm: error: the fit needs ")
+    assert "100 B are available" in result.stderr
+
+
+def test_fit_that_does_not_fit(crossproducts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIGMM_MEMORY", "100B")
+    result = run("fit", "-", crossproducts)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "100 B are available" in result.stderr
+
+
+def test_plan_refuses(crossproducts: Path) -> None:
+    for arguments, message in [((crossproducts, "--memory", "lots"), "no amount of memory"), ((SLEEP,), "no saved crossproducts")]:
+        result = run("plan", "-", *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
 # fit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,9 +11,9 @@ import click
 import bigmm
 from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, Failure, hush_cluster, is_verbose, verbose_option
 from bigmm.cli.files import check_places
-from bigmm.cli.options import data_options, examples, out_option, quiet_option, read_contrast, read_theta
+from bigmm.cli.options import data_options, examples, out_option, quiet_option, read_contrast, read_memory, read_theta
 from bigmm.cli.progress import stage
-from bigmm.cli.rows import SAME_FORMULA, PassOptions, append_to, are_saved, crossproducts_of, describe, load_crossproducts
+from bigmm.cli.rows import SAME_FORMULA, PassOptions, append_to, are_saved, crossproducts_of, describe, load_crossproducts, merge_saved
 from bigmm.errors import DataError, StorageError
 from bigmm.reduction.progress import Progress
 
@@ -207,6 +208,32 @@ def _append(into: str, formula: str, data: tuple[str, ...], options: PassOptions
         raise StorageError(f"{into!r} was replaced while the rows were read: run again, which reads only what is new by then")
     total.save(into)
     click.echo(describe(total))
+
+
+@main.command(
+    epilog=examples(
+        'bigmm plan "y ~ 1 + (1|s) + (1|d)" ratings.cp',
+        "bigmm plan - ratings.cp --memory 64GiB --json",
+    )
+)
+@click.argument("formula")
+@click.argument("directories", nargs=-1, required=True, metavar="CPDIR...")
+@click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
+@click.option("--memory", type=read_memory, metavar="BYTES", help="Plan for this much, such as 64GiB, instead of what is available here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def plan(formula: str, directories: tuple[str, ...], ml: bool, memory: float | None, as_json: bool) -> None:
+    """Print how a model would be factored and what that costs.
+
+    Entries of L, memory, flops and seconds of each evaluation, for the plan that a fit would follow and for those that it
+    would not; nothing is factored.
+
+    FORMULA: a model inside that of the saved crossproducts, or - for the whole of it. Exits with 2 when memory will not hold it.
+    """
+    if not are_saved(directories):
+        raise DataError(f"{directories[0]!r} holds no saved crossproducts: expected a directory that `bigmm reduce` has written")
+    found = merge_saved(directories).plan(_asked(formula), reml=not ml, memory=memory)
+    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    found.check()
 
 
 @main.command(

@@ -45,6 +45,17 @@ def read_seconds(text: str) -> float:
     return seconds
 
 
+def read_memory(text: str) -> float:
+    """Bytes, or a number with a unit."""
+    from bigmm.errors import ModelError
+    from bigmm.solver.memory import read_bytes
+
+    try:
+        return read_bytes(text)
+    except ModelError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def examples(*lines: str) -> str:
     r"""Lines for the end of a command's help, which click wraps unless it finds \\b."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])

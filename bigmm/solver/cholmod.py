@@ -54,7 +54,8 @@ class SparseFactor:
         r = len(indptr) - 1
         small = len(indices) < np.iinfo(np.int32).max
         kind: Any = np.int32 if small else np.int64
-        self._matrix = sp.csc_matrix((np.ones(len(indices)), indices.astype(kind), indptr.astype(kind)), shape=(r, r))
+        self.indptr, self.indices = indptr.astype(kind, copy=False), indices.astype(kind, copy=False)
+        self._matrix = sp.csc_matrix((np.zeros(len(indices)), self.indices, self.indptr), shape=(r, r))
         self._threads = blas_threads(r)
         mode = "simplicial" if simplicial else "auto"
         self._factor: Any = analyze(self._matrix, mode=mode, ordering_method=ordering, use_long=not small)

@@ -16,7 +16,10 @@ from bigmm.formula.coding import ContrastChoice
 from bigmm.solver.cholmod import NotPositiveDefiniteError
 from bigmm.solver.derivatives import Derivatives, differentiate
 from bigmm.solver.optimize import Optimizer, minimize
+from bigmm.solver.plan import Plan
+from bigmm.solver.planning import make_plan
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
+from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel, select, select_response
 
 if TYPE_CHECKING:
@@ -90,16 +93,38 @@ class LinearMixedModel:
         self.selected = selected
         self.reml = reml
         self._pls: PenalizedLeastSquares | None = None
+        self._planned: tuple[Plan, Callable[[], Arrangement]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without CHOLMOD's factor, which lives outside Python's memory and is found again when it is needed."""
-        return {**self.__dict__, "_pls": None}
+        return {**self.__dict__, "_pls": None, "_planned": None}
+
+    def plan(self, memory: float | None = None) -> Plan:
+        """How the model is factored and what that costs, found without factoring anything.
+
+        Parameters
+        ----------
+        memory : float, optional
+            Bytes that a fit may take; unless given, the environment's BIGMM_MEMORY, or what this process may still take.
+        """
+        if self._planned is None or memory is not None:
+            self._planned = make_plan(self.selected.blocks, len(self.lower), memory)
+        return self._planned[0]
 
     @property
     def pls(self) -> PenalizedLeastSquares:
-        """The factorization; the symbolic analysis happens once."""
+        """The factorization as it was planned; the symbolic analysis happens once.
+
+        Raises
+        ------
+        ModelError
+            When memory will not hold it.
+        """
         if self._pls is None:
-            self._pls = PenalizedLeastSquares(self.selected.blocks, self.selected.covariance)
+            plan = self.plan()
+            plan.check()
+            assert self._planned is not None
+            self._pls = PenalizedLeastSquares(self.selected.blocks, self.selected.covariance, self._planned[1]())
         return self._pls
 
     @property
@@ -215,7 +240,7 @@ class LinearMixedModel:
         Raises
         ------
         ModelError
-            For a start of the wrong length or outside the bounds, or unknown settings.
+            For a start of the wrong length or outside the bounds, unknown settings, or a plan that memory will not hold.
         """
         from bigmm.inference.fit import estimate
 

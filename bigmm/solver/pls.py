@@ -23,8 +23,8 @@ from bigmm.solver import elimination
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering
 from bigmm.solver.covariance import RelativeCovariance
-from bigmm.solver.layout import Layout, Leaves, lay_out, replace_borders
-from bigmm.solver.roots import root_factor
+from bigmm.solver.layout import Layout, Leaves, replace_borders
+from bigmm.solver.roots import Arrangement, arrange
 from bigmm.solver.threads import loop_threads, looping
 
 #: Right-hand sides that are solved for at once; bounds the memory of conditional variances.
@@ -115,36 +115,38 @@ class PenalizedLeastSquares:
     ----------
     blocks : ModelBlocks
     covariance : RelativeCovariance
-    leaves : bool
-        Eliminate the leading factor by hand; False leaves everything to CHOLMOD, in the order of the groups.
-    ordering : str
-        CHOLMOD's fill-reducing order of the root.
-    simplicial : bool
-        Ask CHOLMOD for a factor without entries that are zero by structure.
+    arrangement : Arrangement, optional
+        Layout and factor, as a plan has chosen them; unless given, they are arranged by the next three.
+    leaves, ordering, simplicial
+        As for `bigmm.solver.roots.arrange`.
     """
 
     def __init__(
         self,
         blocks: ModelBlocks,
         covariance: RelativeCovariance,
+        arrangement: Arrangement | None = None,
         *,
         leaves: bool = True,
-        ordering: Ordering = "default",
+        ordering: Ordering | None = None,
         simplicial: bool = False,
     ) -> None:
+        chosen = arrangement or arrange(blocks, leaves=leaves, ordering=ordering, simplicial=simplicial)
         self.blocks = blocks
         self.covariance = covariance
-        self.layout: Layout = lay_out(blocks, leaves=leaves)
-        self.factor = root_factor(self.layout, ordering, simplicial=simplicial)
+        self.layout: Layout = chosen.layout
+        self.factor = chosen.factor
         self.templates: list[Array] = []
         self.W: Reduced | None = None
+        self._leaf_W: Array | None = None
         self._threads = loop_threads(0.0)
         if (found := self.layout.leaves) is not None:
             q, k = found.ZtZ.shape[:2]
             self.V = np.zeros((q, k, k))
-            self.B = np.empty_like(found.values)
+            self.B = np.empty((len(found.indices), k))
             self._logdet_of = np.empty(q)
-            self._threads = loop_threads(float((np.diff(found.indptr).astype(np.float64) ** 2).sum() / 2 * k))
+            self._leaf_W = np.empty_like(found.ZtXy)
+            self._threads = loop_threads(found.products * k + found.ZtZ.size * (k + blocks.p + 1))
 
     def with_response(self, blocks: ModelBlocks) -> PenalizedLeastSquares:
         """The same factorization for another y: layout, symbolic analysis and work arrays are shared, so that one is used at a time."""
@@ -177,13 +179,12 @@ class PenalizedLeastSquares:
         if leaves is not None and self.layout.leading is not None:
             elimination.leaf_factors(leaves.ZtZ, self.templates[self.layout.leading], self.V, self._logdet_of)
             logdet += float(self._logdet_of.sum())
-            if root.r:
-                elimination.leaf_rows(leaves.indptr, leaves.indices, leaves.values, self.V, self._template_rows(), self.B)
+            self._write_leaf_rows(leaves)
         if self.factor is not None:
             self.factor.assemble(self.root_templates, None if leaves is None else self.B)
             self.factor.factorize()
             logdet += self.factor.logdet()
-        self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy)
+        self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy, self._leaf_W)
         return Evaluation(values.copy(), logdet, _upper_factor(self.blocks.XytXy - self.W.gram()))
 
     @property
@@ -191,19 +192,21 @@ class PenalizedLeastSquares:
         """Templates of the root's factors."""
         return [self.templates[g] for g in self.layout.root.groups]
 
-    def _template_rows(self) -> Array:
-        """For each root column the entries of its template's column from the diagonal down, padded with zeros."""
-        root = self.layout.root
-        rows = np.zeros((root.r, max(root.sizes)))
-        for part, T, k in zip(root.split(rows), self.root_templates, root.sizes, strict=True):
-            for inner in range(k):
-                part[:, inner, : k - inner] = T[inner:, inner]
-        return rows
+    def _write_leaf_rows(self, leaves: Leaves) -> None:
+        """B_j = V_j (Z_1'Z_root)_j Lambda of all leaves."""
+        for pair, T in zip(leaves.pairs, self.root_templates, strict=True):
+            if pair.by_leaf:
+                elimination.leaf_rows_by_leaf(pair.indptr, pair.starts, pair.ZtZ, self.V, T, self.B)
+            else:
+                columns = leaves.root_indptr[pair.first :]
+                elimination.leaf_rows_by_root(pair.indptr, columns, leaves.root_leaves, leaves.root_entries, pair.ZtZ, self.V, T, self.B)
 
-    def reduce(self, leaves_C: Array | None, root_C: Array) -> Reduced:
-        """Take the random effects out of Z'C for any columns C; see `Reduced`."""
-        leaves = self.layout.leaves
-        reduced_leaves = None if leaves_C is None else self.V @ leaves_C
+    def reduce(self, leaves_C: Array | None, root_C: Array, out: Array | None = None) -> Reduced:
+        """Take the random effects out of Z'C for any columns C; see `Reduced`. The leaves' part goes to `out`, if given."""
+        leaves, reduced_leaves = self.layout.leaves, None
+        if leaves_C is not None:
+            reduced_leaves = np.empty_like(leaves_C) if out is None else out
+            elimination.leaf_borders(self.V, leaves_C, reduced_leaves)
         if self.factor is None:
             return Reduced(reduced_leaves, root_C)
         border = self.scale(root_C, transposed=True)
