@@ -18,8 +18,10 @@ from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
 from bigmm.design import Design
 from bigmm.errors import LabelError
 from bigmm.levels import Refs, level_types, union
+from bigmm.pairs import add_rows, find_pairs, merge_counts
 
-_INT32_MAX = np.iinfo(np.int32).max
+#: Numbers that are summed at once: half a megabyte.
+_CACHED = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +209,11 @@ def _add_groups(groups: Sequence[GroupProducts], x_places: Sequence[Refs], width
     q, k = len(levels), len(columns)
     rows = np.zeros(q, dtype=np.int64)
     ZtZ, ZtXy = np.zeros((q, k, k)), np.zeros((q, k, width))
-    for group, lv, co, xp in zip(groups, level_places, column_places, x_places, strict=True):
+    for group, lv in zip(groups, level_places, strict=True):
         rows[lv] += group.rows
-        if k == len(co) and width == len(xp):  # the usual case: every part has seen every column
-            ZtZ[lv] += group.ZtZ
-            ZtXy[lv] += group.ZtXy
-        else:
-            ZtZ[lv[:, None, None], co[:, None], co] += group.ZtZ
-            ZtXy[lv[:, None, None], co[:, None], xp] += group.ZtXy
+    _add_blocks(ZtZ, level_places, [_widen(group.ZtZ, (k, k), co, co) for group, co in zip(groups, column_places, strict=True)])
+    wide = [_widen(group.ZtXy, (k, width), co, xp) for group, co, xp in zip(groups, column_places, x_places, strict=True)]
+    _add_blocks(ZtXy, level_places, wide)
     places = [_GroupPlaces(lv, co) for lv, co in zip(level_places, column_places, strict=True)]
     return GroupProducts(groups[0].names, levels, columns, rows, ZtZ, ZtXy), places
 
@@ -230,12 +229,35 @@ def _check_level_types(groups: Sequence[GroupProducts]) -> None:
 def _add_pairs(
     pairs: Sequence[PairProducts], g_places: Sequence[_GroupPlaces], h_places: Sequence[_GroupPlaces], g: GroupProducts, h: GroupProducts
 ) -> PairProducts:
-    keys, blocks = [], []
-    shape = (len(g.columns), len(h.columns))
-    for pair, gp, hp in zip(pairs, g_places, h_places, strict=True):
-        keys.append(gp.levels[pair.g_refs].astype(np.int64) * len(h.levels) + hp.levels[pair.h_refs])
-        blocks.append(_widen(pair.ZtZ, shape, gp.columns, hp.columns))
-    return pairs_from_keys(np.concatenate(keys), np.concatenate(blocks), len(h.levels))
+    runs = np.array([0, *itertools.accumulate(len(pair.g_refs) for pair in pairs)])
+    g_refs, h_refs = np.empty((2, runs[-1]), dtype=np.int32)
+    for pair, gp, hp, start, stop in zip(pairs, g_places, h_places, runs, runs[1:], strict=False):
+        np.take(gp.levels, pair.g_refs, out=g_refs[start:stop], mode="clip")
+        np.take(hp.levels, pair.h_refs, out=h_refs[start:stop], mode="clip")
+    size = len(g.levels), len(h.levels)
+    if all(np.issubdtype(pair.ZtZ.dtype, np.integer) for pair in pairs):
+        counts = np.concatenate([pair.ZtZ.ravel() for pair in pairs])
+        g_refs, h_refs, counts = merge_counts(g_refs, h_refs, counts, runs, *size)
+        return PairProducts(g_refs, h_refs, counts[:, None, None])
+    g_sum, h_sum, _ = merge_counts(g_refs, h_refs, np.ones(runs[-1], dtype=np.int32), runs, *size)
+    places = np.split(find_pairs(g_refs, h_refs, g_sum, h_sum, len(g.levels)), runs[1:-1])
+    ZtZ = np.zeros((len(g_sum), len(g.columns), len(h.columns)))
+    wide = [_widen(pair.ZtZ, ZtZ.shape[1:], gp.columns, hp.columns) for pair, gp, hp in zip(pairs, g_places, h_places, strict=True)]
+    _add_blocks(ZtZ, places, wide)
+    return PairProducts(g_sum, h_sum, ZtZ)
+
+
+def _add_blocks(total: Array, places: Sequence[Refs], parts: Sequence[npt.NDArray[Any]]) -> None:
+    """Add the blocks of each part at their places, which ascend: so many at a time that they stay in the cache."""
+    width = max(int(np.prod(total.shape[1:])), 1)
+    flat = total.reshape(-1, width)
+    edges = range(0, len(total) + 1, max(_CACHED // width, 1))
+    cuts = [np.searchsorted(lv, [*edges, len(total)]) for lv in places]
+    for i in range(len(edges)):
+        for lv, part, cut in zip(places, parts, cuts, strict=True):
+            inside = slice(cut[i], cut[i + 1])
+            if cut[i] < cut[i + 1]:
+                add_rows(lv[inside], part[inside].reshape(-1, width), flat)
 
 
 def _widen(blocks: npt.NDArray[Any], shape: tuple[int, int], rows: Refs, columns: Refs) -> npt.NDArray[Any]:
@@ -244,19 +266,3 @@ def _widen(blocks: npt.NDArray[Any], shape: tuple[int, int], rows: Refs, columns
     wide = np.zeros((len(blocks), *shape), dtype=blocks.dtype)
     wide[:, rows[:, None], columns] = blocks
     return wide
-
-
-def pairs_from_keys(keys: npt.NDArray[np.int64], blocks: npt.NDArray[Any], h_count: int) -> PairProducts:
-    """Sum the blocks that share a key ``g_ref * h_count + h_ref``, in the order given, and sort by key."""
-    if len(keys) == 0:
-        empty = np.zeros(0, dtype=np.int32)
-        return PairProducts(empty, empty, blocks)
-    order = np.argsort(keys, kind="stable")
-    keys, blocks = keys[order], blocks[order]
-    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
-    counts = np.issubdtype(blocks.dtype, np.integer)
-    sums = np.add.reduceat(blocks, starts, axis=0, dtype=np.int64 if counts else np.float64)
-    if counts and sums.max() <= _INT32_MAX:
-        sums = sums.astype(np.int32)
-    g_refs, h_refs = np.divmod(keys[starts], h_count)
-    return PairProducts(g_refs.astype(np.int32), h_refs.astype(np.int32), sums)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 import bigmm
-from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, hush_cluster, is_verbose, verbose_option
+from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, Failure, hush_cluster, is_verbose, verbose_option
 from bigmm.cli.files import check_places
 from bigmm.cli.options import data_options, examples, out_option, quiet_option, read_contrast, read_theta
 from bigmm.cli.progress import stage
@@ -306,3 +306,21 @@ def plot_factor(directory: str, formula: str | None, out: Path, theta: tuple[flo
     figure = load_crossproducts(directory).plot_factor(_asked(formula), theta, permute=not no_permute)
     with replacing(out) as scratch:
         figure.savefig(scratch)
+
+
+@main.command(epilog=examples("bigmm doctor", "bigmm doctor --scheduler tcp://10.0.0.1:8786"))
+@click.option("--scheduler", metavar="ADDRESS|FILE", help="Look at this Dask cluster, too.")
+def doctor(scheduler: str | None) -> None:
+    """Print what a job stands on: versions, BLAS, memory, a fit with a known answer, the cluster.
+
+    Exits with 2 when something is wrong; the line says what to do.
+    """
+    from bigmm.cli.doctor import examine
+
+    hush_cluster(is_verbose(click.get_current_context()))
+    wrong = 0
+    for finding in examine(scheduler):
+        wrong += bool(finding.remedy)
+        click.echo(f"{finding.name:<26} {finding.value}" + (f"\n{'':<26} -> {finding.remedy}" if finding.remedy else ""))
+    if wrong:
+        raise Failure(f"{wrong} of these need attention")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -29,11 +30,15 @@ class PassOptions:
     na_action: Literal["omit", "fail"] | None
     scheduler: str | None
     workers: int | None
+    checkpoint: str | None
+    resume: bool
 
     def __post_init__(self) -> None:
-        """Refuse two clusters."""
+        """Refuse two clusters, and to go on from nowhere."""
         if self.scheduler is not None and self.workers is not None:
             raise click.UsageError("--scheduler and --workers exclude one another", click.get_current_context())
+        if self.resume and self.checkpoint is None:
+            raise click.UsageError("--resume needs --checkpoint DIR, the checkpoint to go on from", click.get_current_context())
 
     @property
     def given(self) -> list[str]:
@@ -145,6 +150,8 @@ def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool
             offset=options.offset,
             na_action=options.na_action or "omit",
             client=client,
+            checkpoint=None if options.checkpoint is None else Path(options.checkpoint, "pass"),
+            resume=options.resume,
             progress=current.update,
             into=into,
         )

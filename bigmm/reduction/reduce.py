@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, get_args
+from functools import partial
+from typing import Any, TypeAlias, get_args
 
 import pandas as pd
 from distributed import Client
@@ -21,13 +24,23 @@ from bigmm.formula import parse_formula
 from bigmm.reduction.accounts import check_accounts
 from bigmm.reduction.append import new_files, with_constants_of, without_skipped
 from bigmm.reduction.arguments import check_column_names
+from bigmm.reduction.checkpoint import Checkpoint, open_checkpoint
 from bigmm.reduction.cluster import SMALL_BYTES, connect
 from bigmm.reduction.progress import ProgressCallback
+from bigmm.reduction.segments import extended, total
 from bigmm.reduction.shift import with_shift
+from bigmm.reduction.slices import choose_slicing
 from bigmm.reduction.sources import Plan, kind_of, plan_data
-from bigmm.reduction.tree import reduce_here, reduce_on
+from bigmm.reduction.tally import Tally
+from bigmm.reduction.threads import Threads
+from bigmm.reduction.tree import Executor, batch_results
+from bigmm.reduction.work import Work
+from bigmm.reduction.workers import Workers
 
 logger = logging.getLogger(__name__)
+
+#: What opens the checkpoint of a pass, once it is known what the pass does.
+_Place: TypeAlias = Callable[[Work, str], AbstractContextManager[Checkpoint | None]]
 
 
 def reduce(
@@ -38,6 +51,8 @@ def reduce(
     offset: str | None = None,
     na_action: NaAction = "omit",
     client: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = True,
     progress: ProgressCallback | None = None,
     storage_options: Mapping[str, Any] | None = None,
     into: CrossProducts | None = None,
@@ -62,6 +77,11 @@ def reduce(
         A Dask client or cluster, a scheduler's address or file, or a number of processes to start here (0: this one
         works alone). None finds the running client; without one, data in memory and small files are reduced in this
         process, and larger data on a local cluster that is closed at the end.
+    checkpoint : path, optional
+        Directory that what is done is written to after every batch of chunks. A pass that was killed and is run again
+        with the same arguments goes on from there, with the same bits at the end. It may be removed when the pass is done.
+    resume : bool
+        Whether to go on from a checkpoint that is there, or to refuse it.
     progress : callable, optional
         Called with a `Progress` now and then.
     storage_options : dict, optional
@@ -86,6 +106,8 @@ def reduce(
         For another formula, weights, offset or kinds of columns than those of `into`.
     ClusterError
         When no scheduler answers or no worker is left.
+    StorageError
+        When the checkpoint cannot be written, or belongs to another pass.
     """
     check_column_names(weights, offset)
     if na_action not in get_args(NaAction):
@@ -100,8 +122,9 @@ def reduce(
     plan = plan_data(data, design.names, storage_options=storage_options)
     design = _for_plan(design, plan)
     design = design if into is None else with_constants_of(into, design)
+    place = _no_checkpoint if checkpoint is None else partial(open_checkpoint, checkpoint, resume=resume)
     with connect(client, small=_is_small(plan)) as connected:
-        cp = _run(plan, design, connected, progress)
+        cp = _run(plan, design, connected, place, progress)
     check_accounts(plan.chunks, cp)
     _check_rows(cp)
     sources = add_sources([cp.sources, skipped_sources(plan.empty)])
@@ -130,13 +153,37 @@ def _is_small(plan: Plan) -> bool:
     return plan.in_memory or (all(sizes) and sum(sizes) <= SMALL_BYTES)
 
 
-def _run(plan: Plan, design: Design, client: Client | None, progress: ProgressCallback | None) -> CrossProducts:
-    if client is None:
-        logger.info("reducing %d chunks in this process", len(plan.chunks))
-        return reduce_here(plan.chunks, with_shift(design, plan.chunks), progress)
-    with client.as_current():  # partitions of a Dask DataFrame are computed by the same cluster
-        logger.info("reducing %d chunks on %s", len(plan.chunks), client.scheduler.address)
-        return reduce_on(client, plan.chunks, with_shift(design, plan.chunks), progress)
+def _run(plan: Plan, design: Design, client: Client | None, checkpoint: _Place, progress: ProgressCallback | None) -> CrossProducts:
+    """The pass, on a cluster or in this process."""
+    where = "threads of this process" if client is None else client.scheduler.address
+    logger.info("reducing %d chunks on %s", len(plan.chunks), where)
+    with nullcontext() if client is None else client.as_current():  # it computes the partitions of a Dask DataFrame, too
+        work = _work(plan, design)
+        tally = Tally(work.chunks, progress)
+        with checkpoint(work, plan.digest) as kept, Threads(tally) if client is None else Workers(client, tally) as executor:
+            return _collect(executor, work, tally, kept)
+
+
+def _no_checkpoint(_work: Work, _plan_digest: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _work(plan: Plan, design: Design) -> Work:
+    shifted = with_shift(design, plan.chunks)
+    return Work(plan.chunks, shifted, choose_slicing(shifted, plan.chunks))
+
+
+def _collect(executor: Executor, work: Work, tally: Tally, checkpoint: Checkpoint | None) -> CrossProducts:
+    """The sum of all batches; those that a checkpoint has are not done again."""
+    segments = [] if checkpoint is None else checkpoint.load()
+    first = segments[-1].stop if segments else 0
+    tally.batches_done(first)
+    for slices in batch_results(executor, work, first):
+        segments = extended(segments, slices)
+        if checkpoint is not None:
+            checkpoint.save(segments)
+        tally.batches_done(segments[-1].stop)
+    return total(segments)
 
 
 def _check_rows(cp: CrossProducts) -> None:

@@ -18,7 +18,8 @@ from bigmm.design import Design
 from bigmm.errors import DataError
 from bigmm.formula.expression import Expression
 from bigmm.levels import Refs
-from bigmm.reduction.keys import column_levels
+from bigmm.reduction.keys import column_levels, number_values
+from bigmm.reduction.sums import all_finite
 
 Mask = npt.NDArray[np.bool_]
 
@@ -51,6 +52,11 @@ class Rows:
     missing: Mapping[str, Mask]
     counts: RowCounts
 
+    @property
+    def count(self) -> int:
+        """Their number, n."""
+        return len(self.y[0])
+
 
 def evaluate_rows(table: pa.Table, design: Design, where: str = "the data") -> Rows:
     """Evaluate a chunk's columns and keep its complete rows.
@@ -73,7 +79,7 @@ def evaluate_rows(table: pa.Table, design: Design, where: str = "the data") -> R
     values = {e.text: e.evaluate(numbers, len(table)) for e in _numeric_expressions(design)}
     missing = _missing(table, numbers, values, design)
     complete = ~np.logical_or.reduce(list(missing.values())) if missing else np.ones(len(table), dtype=bool)
-    counts = RowCounts(len(table), int(complete.sum()), {name: int(mask.sum()) for name, mask in missing.items() if mask.any()})
+    counts = RowCounts(len(table), int(complete.sum()), {name: int(mask.sum()) for name, mask in missing.items()})
     if design.na_action == "fail" and counts.dropped:
         raise DataError(f"{counts.dropped} incomplete rows in {where} ({_shown(counts)}): remove them, or use na_action='omit'")
     offset = {} if design.offset is None else {design.offset: numbers[design.offset]}
@@ -104,8 +110,14 @@ def _numbers(table: pa.Table, design: Design) -> dict[str, Array]:
     numeric_names = {name for expression in design.formula.expressions if not expression.categorical for name in expression.names}
     for name in design.names:
         if design.kinds[name] == "number" and (name in numeric_names or name in (design.weights, design.offset)):
-            numbers[name] = table.column(name).cast(pa.float64(), safe=False).to_numpy()
+            numbers[name] = _floats(table.column(name))
     return numbers
+
+
+def _floats(column: pa.ChunkedArray[Any]) -> Array:
+    if pa.types.is_float64(column.type) and column.null_count == 0:
+        return number_values(column)
+    return column.cast(pa.float64(), safe=False).to_numpy()
 
 
 def _numeric_expressions(design: Design) -> Iterator[Expression]:
@@ -120,11 +132,13 @@ def _missing(table: pa.Table, numbers: Mapping[str, Array], values: Mapping[str,
     for name in design.names:
         if name == design.weights:
             continue
-        mask = np.isnan(numbers[name]) if name in numbers else _null(table.column(name))
-        if mask.any():
+        mask = _nan(numbers[name]) if name in numbers else _null(table.column(name))
+        if mask is not None and mask.any():
             missing[name] = mask
     for text, value in values.items():
-        undefined = np.isnan(value)
+        undefined = _nan(value)
+        if undefined is None:
+            continue
         known = [missing[name] for name in missing]
         undefined &= ~np.logical_or.reduce(known) if known else True
         if undefined.any():
@@ -132,15 +146,22 @@ def _missing(table: pa.Table, numbers: Mapping[str, Array], values: Mapping[str,
     return missing
 
 
-def _null(column: pa.ChunkedArray[Any]) -> Mask:
+def _nan(values: Array) -> Mask | None:
+    """Where there is no number; None if, as usual, all are finite."""
+    return None if all_finite(values) else np.isnan(values)
+
+
+def _null(column: pa.ChunkedArray[Any]) -> Mask | None:
     nan = pa.types.is_floating(column.type)
     if column.null_count == 0 and not nan:
-        return np.zeros(len(column), dtype=bool)
+        return None
     return np.asarray(pc.is_null(column, nan_is_null=nan).to_numpy())
 
 
 def _check_finite(values: Mapping[str, Array], complete: Mask, where: str) -> None:
     for text, value in values.items():
+        if all_finite(value):
+            continue
         infinite = np.isinf(value) & complete
         if infinite.any():
             row = int(np.argmax(infinite))

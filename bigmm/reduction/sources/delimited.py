@@ -13,7 +13,7 @@ from bigmm.errors import DataError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import first_rows, fit_table
 from bigmm.reduction.sources.dialects import READ_OPTIONS, Dialect, convert_options, dialect_of
-from bigmm.reduction.sources.files import DataFile, in_threads, reading
+from bigmm.reduction.sources.files import DataFile, as_planned, in_threads, reading
 from bigmm.reduction.sources.hive import hive_types, key_columns, with_keys
 from bigmm.reduction.sources.schema import ENCODED_TEXT, TEXT, unify_schemas
 
@@ -66,14 +66,14 @@ class DelimitedChunk:
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded."""
         dialect = _dialect(self.file)
-        with reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
+        with as_planned(self.file), reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
             table = csv.read_csv(source, READ_OPTIONS, dialect.parse_options, self._conversion(columns))
         return self._completed(table, columns)
 
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
         """First rows; text is dictionary-encoded."""
         dialect = _dialect(self.file)
-        with reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
+        with as_planned(self.file), reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
             batches = csv.open_csv(source, READ_OPTIONS, dialect.parse_options, self._conversion(columns))
             table = first_rows(batches, rows, batches.schema)
         return self._completed(table, columns)
