@@ -67,7 +67,10 @@ def _label_arrays(labels: pd.Index) -> Iterator[tuple[str, np.ndarray[Any, Any]]
     """Labels as arrays: the bytes of text and where each ends; numbers, truth values and moments as they are."""
     if len(labels) == 0:
         return
-    if isinstance(labels.dtype, np.dtype) and labels.dtype.kind in "iufb":
+    if isinstance(labels.dtype, np.dtype) and labels.dtype.kind in "iu":
+        small = labels.dtype != np.uint64 or int(labels.max()) < 2**63
+        yield "integers", labels.to_numpy(dtype=np.int64 if small else np.uint64)  # of any width, like in sums
+    elif isinstance(labels.dtype, np.dtype) and labels.dtype.kind in "fb":
         yield str(labels.dtype), labels.to_numpy()
     elif labels.dtype.kind == "M":
         yield str(labels.dtype), np.asarray(labels.asi8)  # type: ignore[attr-defined]
