@@ -79,7 +79,9 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
     with pls.looping():
         sums = _sums(pls, coefficients)
         _add_inverse(pls, sums)
-    gradients, precisions, spreads = [], [], []
+    gradients: list[Array] = []
+    precisions: list[Array] = []
+    spreads: list[Array] = []
     for T, E, U, group in zip(pls.templates, sums.E, sums.U, pls.blocks.groups, strict=True):
         precisions.append(E / group.q)
         spreads.append(nu / evaluation.pwrss * U / group.q)
@@ -122,7 +124,10 @@ def _sums(pls: PenalizedLeastSquares, coefficients: Array) -> _Sums:
 def _leaves(pls: PenalizedLeastSquares, U: Array, coefficients: Array) -> tuple[LeafSums, list[int], Array | None]:
     """Sums over leaves, which entries of theta they have directions for, and L_j^-1 v_j when there is a root."""
     leaves, leading = pls.layout.leaves, pls.layout.leading
-    assert leaves is not None and leading is not None and pls.W is not None and pls.W.leaves is not None
+    assert leaves is not None
+    assert leading is not None
+    assert pls.W is not None
+    assert pls.W.leaves is not None
     of = [i for i, (g, _, _) in enumerate(pls.covariance.entries) if g == leading]
     entries = np.array([pls.covariance.entries[i][1:] for i in of], dtype=np.int64)
     F = None if pls.factor is None else np.empty((*pls.V.shape[:2], len(of)))
