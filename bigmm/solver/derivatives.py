@@ -39,12 +39,15 @@ class Derivatives:
         Average information: close to the Hessian near the optimum, and positive semidefinite everywhere.
     precision, spread : tuple of (k, k)
         E / l and (nu / pwrss) U / l of each grouping factor: the identity is their sum at a minimum inside.
+    levels : tuple of int
+        l of each grouping factor.
     """
 
     gradient: Array
     information: Array
     precision: tuple[Array, ...]
     spread: tuple[Array, ...]
+    levels: tuple[int, ...]
 
 
 def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *, reml: bool) -> Derivatives:
@@ -71,11 +74,12 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
     for g, T in enumerate(pls.templates):
         inverse_T = _inverse(T)
         u = b[g] @ inverse_T.T
-        levels = len(u)
-        precisions.append((moments[g] + (_bordered(N[g], evaluation, inverse_T) if reml else 0.0)) / levels)
-        spreads.append(nu / evaluation.pwrss * (u.T @ u) / levels)
-        gradients.append(2.0 * levels * inverse_T.T @ (np.eye(len(T)) - precisions[g] - spreads[g]))
-    return Derivatives(pls.covariance.gather(gradients), information, tuple(precisions), tuple(spreads))
+        q = len(u)
+        precisions.append((moments[g] + (_bordered(N[g], evaluation, inverse_T) if reml else 0.0)) / q)
+        spreads.append(nu / evaluation.pwrss * (u.T @ u) / q)
+        gradients.append(2.0 * q * inverse_T.T @ (np.eye(len(T)) - precisions[g] - spreads[g]))
+    levels = tuple(group.q for group in pls.blocks.groups)
+    return Derivatives(pls.covariance.gather(gradients), information, tuple(precisions), tuple(spreads), levels)
 
 
 def _inverse_moments(pls: PenalizedLeastSquares) -> list[Array]:
@@ -87,12 +91,12 @@ def _inverse_moments(pls: PenalizedLeastSquares) -> list[Array]:
             out[g] = block
     leaves, leading = pls.layout.leaves, pls.layout.leading
     if leaves is not None and leading is not None:
-        total = np.tensordot(pls.V, pls.V, axes=([0, 1], [0, 1]))
+        inverse_T = _inverse(pls.templates[leading])
+        M = pls.V @ inverse_T.T  # L_j^-1: summed before it is scaled, T^-1 would enlarge the rounding of the sum twice
+        out[leading] = np.tensordot(M, M, axes=([0, 1], [0, 1]))
         if pls.factor is not None:
             elimination.unscale_leaf_rows(leaves.indptr, pls.V, pls.B)
-            total = total + pls.factor.leaf_traces(pls.B)
-        inverse_T = _inverse(pls.templates[leading])
-        out[leading] = inverse_T @ total @ inverse_T.T
+            out[leading] = out[leading] + inverse_T @ pls.factor.leaf_traces(pls.B) @ inverse_T.T
     return out
 
 
