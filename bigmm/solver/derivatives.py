@@ -42,12 +42,15 @@ class Derivatives:
         Average information: close to the Hessian near the optimum, and positive semidefinite everywhere.
     precision, spread : tuple of (k, k)
         E / l and (nu / pwrss) U / l of each grouping factor: the identity is their sum at a minimum inside.
+    levels : tuple of int
+        l of each grouping factor.
     """
 
     gradient: Array
     information: Array
     precision: tuple[Array, ...]
     spread: tuple[Array, ...]
+    levels: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -85,9 +88,11 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
     for T, E, U, group in zip(pls.templates, sums.E, sums.U, pls.blocks.groups, strict=True):
         precisions.append(E / group.q)
         spreads.append(nu / evaluation.pwrss * U / group.q)
-        gradients.append(2.0 * group.q * np.linalg.solve(T.T, np.eye(group.k) - precisions[-1] - spreads[-1]))
+        inner = np.eye(group.k) - precisions[-1] - spreads[-1]
+        gradients.append(2.0 * group.q * np.asarray(np.linalg.solve(T.T, inner), dtype=np.float64))
     information = _average_information(sums, evaluation, nu)
-    return Derivatives(pls.covariance.gather(gradients), information, tuple(precisions), tuple(spreads))
+    levels = tuple(group.q for group in pls.blocks.groups)
+    return Derivatives(pls.covariance.gather(gradients), information, tuple(precisions), tuple(spreads), levels)
 
 
 def _sums(pls: PenalizedLeastSquares, coefficients: Array) -> _Sums:
