@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -166,8 +167,9 @@ class Worker:
         StoppedError, UnableError
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"measure": measure, "thetas": thetas, "budget": budget}) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # of a program that has ended, whose last words say why
+            self._process.stdin.write(json.dumps({"measure": measure, "thetas": thetas, "budget": budget}) + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -192,7 +194,8 @@ class Worker:
     def close(self) -> None:
         """End the program."""
         self._process.kill()
-        self._process.communicate()
+        with contextlib.suppress(BrokenPipeError, ValueError):  # an order that nobody has read
+            self._process.communicate()
 
     def __enter__(self) -> Self:
         """Itself."""

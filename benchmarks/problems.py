@@ -79,7 +79,7 @@ PROBLEMS = (
     Problem("nested", "y ~ 1 + x + (1|pupil) + (1|class) + (1|school) + (1|district)", False, simulations.nested),
     Problem("slopes", "y ~ 1 + time + (1+time|subject)", False, simulations.slopes),
     Problem("grade-points", "y ~ 1 + (1|student) + (1|instructor) + (1|department)", False, simulations.grade_points, command=True),
-    Problem("ratings-1m", ratings.FORMULA, False, ratings.million),
+    Problem("ratings-small", ratings.FORMULA, False, ratings.few_users),
     Problem("ratings", ratings.FORMULA, False, ratings.all_users, large=True),
     Problem("sleepstudy", "Reaction ~ 1 + Days + (1+Days|Subject)", True, sleepstudy),
     Problem("penicillin", "diameter ~ 1 + (1|plate) + (1|sample)", False, penicillin),

@@ -25,13 +25,13 @@ _MOVIES: Degrees = ((50, 1.0), (200, 0.65), (1000, 0.336), (5000, 0.121), (20000
 
 
 def all_users() -> CrossProducts:
-    """About 22 million simulated ratings of 13,176 movies by 162,541 users, crossproducts without rows: degrees of MovieLens-25M."""
+    """22,201,383 simulated ratings of 13,176 movies by 162,541 users, crossproducts without rows: levels and degrees of MovieLens-25M."""
     user, movie = graph(162_541, 13_176, seed=25)
     return crossproducts(user, movie, rate(user, movie))
 
 
-def million() -> pd.DataFrame:
-    """About 0.9 million simulated ratings of 3,706 movies by 6,040 users: shape of MovieLens-1M, degrees of MovieLens-25M."""
+def few_users() -> pd.DataFrame:
+    """691,525 simulated ratings of 3,706 movies by 6,040 users: levels of MovieLens-1M, degrees of MovieLens-25M."""
     user, movie = graph(6_040, 3_706, seed=1)
     return pd.DataFrame({"y": rate(user, movie), "user": user, "movie": movie})
 
@@ -46,8 +46,8 @@ def graph(users: int, movies: int, seed: int) -> tuple[Refs, Refs]:
     weight = _draw(rng, _MOVIES, movies).astype(np.float64)
     ends = rng.choice(movies, size=len(stubs) - movies, p=weight / weight.sum())
     ends = rng.permutation(np.concatenate([np.arange(movies), ends]))
-    cells = np.unique(stubs * movies + ends)
-    return np.divmod(cells, movies)
+    cells = np.sort(stubs * movies + ends)
+    return np.divmod(cells[np.diff(cells, prepend=-1) > 0], movies)
 
 
 def _draw(rng: np.random.Generator, degrees: Degrees, size: int) -> Refs:
@@ -64,10 +64,9 @@ def rate(user: Refs, movie: Refs) -> npt.NDArray[np.float64]:
 
 
 def crossproducts(user: Refs, movie: Refs, y: npt.NDArray[np.float64]) -> CrossProducts:
-    """What `bigmm.reduce` makes of one row a cell; cells sorted by user, then movie."""
-    shift = float(y[:1000].mean())
-    response = y - shift
-    design = Design(parse_formula(FORMULA), {"y": "number", "user": "number", "movie": "number"}, y_shift=shift)
+    """What `bigmm.reduce` makes of one row a cell, with another shift of y; cells sorted by user, then movie."""
+    response = y - 3.5
+    design = Design(parse_formula(FORMULA), {"y": "number", "user": "number", "movie": "number"}, y_shift=3.5)
     total = response.sum()
     return CrossProducts(
         design=design,

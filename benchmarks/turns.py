@@ -48,21 +48,30 @@ class Turns:
 
     def measure(self, present: Sequence[Competitor], rounds: int, budget: float) -> list[Row]:
         """Everything once, which warms compilers and caches up, and shows who is slow; then the rounds of the quick."""
-        quick = [found for competitor in present if (found := self._first(competitor)) is not None]
+        quick = dict(found for competitor in present if (found := self._start(competitor, budget)) is not None)
         try:
             for turn in range(1, rounds + 1):
-                for measure in dict.fromkeys(measure for _, measures in quick for measure in measures):
-                    for worker, measures in quick if turn % 2 else quick[::-1]:
-                        if measure in measures:
-                            time.sleep(_PAUSE)
-                            self._measured(worker, measure, turn, worker.measure(measure, self.thetas, budget))
+                for measure in dict.fromkeys(measure for measures in quick.values() for measure in measures):
+                    for worker in list(quick) if turn % 2 else list(quick)[::-1]:
+                        if measure in quick[worker] and not self._turn(worker, measure, turn, budget):
+                            del quick[worker]
         finally:
-            for worker, _ in quick:
+            for worker in quick:
                 worker.close()
         names = [competitor.name for competitor in present]
         return sorted(self.rows, key=lambda row: names.index(row.competitor))
 
-    def _first(self, competitor: Competitor) -> tuple[Worker, tuple[str, ...]] | None:
+    def _turn(self, worker: Worker, measure: str, turn: int, budget: float) -> bool:
+        """One measurement; False when the competitor has ended."""
+        time.sleep(_PAUSE)
+        try:
+            self._measured(worker, measure, turn, worker.measure(measure, self.thetas, budget))
+        except (StoppedError, UnableError) as error:
+            self.say(f"{worker.competitor.name} takes no part in further rounds: {error or 'stopped'}")
+            return False
+        return True
+
+    def _start(self, competitor: Competitor, budget: float) -> tuple[Worker, tuple[str, ...]] | None:
         """The running competitor with the measures that are quick enough for rounds; None when there are none."""
         measures = competitor.measured(self.problem, self.has_rows)
         try:
@@ -76,8 +85,22 @@ class Turns:
         except UnableError as error:
             self._failed(competitor, "", str(error))
             return None
-        quick = [measure for measure in measures if self._alive(worker) and self._warm(worker, measure)]
-        if quick and self._alive(worker):
+        return self._warm_up(worker, measures, budget)
+
+    def _warm_up(self, worker: Worker, measures: Sequence[str], budget: float) -> tuple[Worker, tuple[str, ...]] | None:
+        """Measure everything once; what is slow is not measured again, and who fails leaves what it had done."""
+        quick: dict[str, dict[str, Any]] = {}
+        for measure in measures:
+            answer = self._first_answer(worker, measure, budget)
+            if answer is None:
+                for done, earlier in quick.items():
+                    self._measured(worker, done, 1, earlier)
+                return None
+            if answer["seconds"] > _SLOW:
+                self._measured(worker, measure, 1, answer)
+            else:
+                quick[measure] = answer
+        if quick:
             return worker, tuple(quick)
         worker.close()
         return None
@@ -91,25 +114,23 @@ class Turns:
             worker.close()
             raise UnableError("has another order of theta")
 
-    def _alive(self, worker: Worker) -> bool:
-        return not any(row.competitor == worker.competitor.name and row.state != "measured" for row in self.rows)
-
-    def _warm(self, worker: Worker, measure: str) -> bool:
-        """Measure once; a slow measurement counts as the only one. True when it is quick."""
+    def _first_answer(self, worker: Worker, measure: str, budget: float) -> dict[str, Any] | None:
+        """The first measurement, of an evaluation the second; None when the competitor has ended."""
+        competitor = worker.competitor
         try:
             answer = worker.measure(measure, self.thetas, 0.0)
+            if measure == "evaluation" and answer["seconds"] < _SLOW:
+                answer = worker.measure(measure, self.thetas, budget)
         except StoppedError:
-            later = worker.competitor.measured(self.problem, self.has_rows)
+            later = competitor.measured(self.problem, self.has_rows)
             for unmeasured in later[later.index(measure) :] if measure == "fit" else (measure,):  # a fit is part of lmer
-                self._failed(worker.competitor, unmeasured, "stopped")
-            return False
+                self._failed(competitor, unmeasured, "stopped")
+            return None
         except UnableError as error:
-            self._failed(worker.competitor, measure, str(error))
-            return False
-        self.peaks[worker.competitor.name, measure] = answer["peak"]
-        if answer["seconds"] > _SLOW:
-            self._measured(worker, measure, 1, answer)
-        return bool(answer["seconds"] <= _SLOW)
+            self._failed(competitor, measure, str(error))
+            return None
+        self.peaks[competitor.name, measure] = answer["peak"]
+        return answer
 
     def _measured(self, worker: Worker, measure: str, turn: int, answer: dict[str, Any]) -> None:
         hello, name = worker.hello, worker.competitor.name
@@ -123,6 +144,9 @@ class Turns:
         self._add(competitor.name, measure, int(stopped), state, seconds, 0, 0, *[math.nan] * 5, "", "")
 
     def _add(self, competitor: str, measure: str, turn: int, state: str, seconds: float, *rest: Any) -> None:
-        self.say(f"{self.problem.name} threads={self.threads} round {turn} {measure} {competitor}: {state} {seconds:.3g} s")
+        self.say(
+            f"{self.problem.name} threads={self.threads} round {turn} {measure} {competitor}: {state}"
+            + ("" if math.isnan(seconds) else f" {seconds:.3g} s")
+        )
         thetas = len(self.thetas[0]) if self.thetas else 0
         self.rows.append(Row(self.problem.name, thetas, self.threads, competitor, measure, turn, state, seconds, *rest, *self.machine))
