@@ -74,7 +74,7 @@ PROBLEMS = (
     Problem("insteval", "y ~ 1 + service + (1|s) + (1|d) + (1|dept)", False, insteval, command=True),
     Problem("insteval-5", "y ~ 1 + service + (1|s) + (1|d) + (1+service|dept)", False, insteval),
     Problem("insteval-9", "y ~ 1 + service + (1+service|s) + (1+service|d) + (1+service|dept)", False, insteval),
-    Problem("insteval-14", "y ~ 1 + service + studage + (1|s) + (1+studage|d) + (1+service|dept)", False, insteval),
+    Problem("insteval-14", "y ~ 1 + service + studage + (1|s) + (1+studage|d) + (1+service|dept)", False, insteval, large=True),
     Problem("maximal", "y ~ 1 + a + b + c + (1+a+b+c|subject) + (1+a+b+c|item)", False, simulations.maximal),
     Problem("nested", "y ~ 1 + x + (1|pupil) + (1|class) + (1|school) + (1|district)", False, simulations.nested),
     Problem("slopes", "y ~ 1 + time + (1+time|subject)", False, simulations.slopes),
