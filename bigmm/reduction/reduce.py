@@ -20,8 +20,9 @@ from bigmm.design import Design, NaAction
 from bigmm.errors import DataError
 from bigmm.formula import parse_formula
 from bigmm.reduction.arguments import check_column_names
-from bigmm.reduction.checkpoint import Checkpoint, open_checkpoint
+from bigmm.reduction.checkpoint import Checkpoint
 from bigmm.reduction.cluster import SMALL_BYTES, connect
+from bigmm.reduction.mirror import open_any_checkpoint
 from bigmm.reduction.progress import ProgressCallback
 from bigmm.reduction.segments import extended, total
 from bigmm.reduction.shift import with_shift
@@ -71,7 +72,7 @@ def reduce(
         A Dask client or cluster, a scheduler's address or file, or a number of processes to start here (0: this one
         works alone). None finds the running client; without one, data in memory and small files are reduced in this
         process, and larger data on a local cluster that is closed at the end.
-    checkpoint : path, optional
+    checkpoint : path or URL, optional
         Directory that what is done is written to after every batch of chunks. A pass that was killed and is run again
         with the same arguments goes on from there, with the same bits at the end. It may be removed when the pass is done.
     resume : bool
@@ -104,7 +105,7 @@ def reduce(
     design = Design(parse_formula(formula), {}, weights=weights, offset=offset, na_action=na_action)
     plan = plan_data(data, design.names, storage_options=storage_options)
     design = _for_plan(design, plan)
-    place = _no_checkpoint if checkpoint is None else partial(open_checkpoint, checkpoint, resume=resume)
+    place = _no_checkpoint if checkpoint is None else partial(open_any_checkpoint, checkpoint, resume=resume)
     with connect(client, small=_is_small(plan)) as connected:
         cp = _run(plan, design, connected, place, progress)
     _check_rows(cp)
