@@ -1,8 +1,9 @@
-# What both jobs share; they source it. Sets run (a private directory, removed at the end) and checkpoint; defines drive.
+# What both jobs share; they source it. Sets run (a private directory, removed at the end), checkpoint and dask_log; defines drive.
 
 job=$PWD/bigmm-$SLURM_JOB_ID
 run=$job/run
 checkpoint=${BIGMM_CHECKPOINT:-$job/checkpoint}
+dask_log=$job.dask.log
 helpers=()
 
 mkdir -p "$job"
@@ -13,8 +14,10 @@ export DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=30
 export DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="2 minutes"
 
 leave() {
-    [ ${#helpers[@]} -eq 0 ] || kill "${helpers[@]}" 2>/dev/null || true
-    wait
+    for ((i = ${#helpers[@]} - 1; i >= 0; i--)); do  # workers before their scheduler
+        kill "${helpers[i]}" 2>/dev/null || true
+        wait "${helpers[i]}" || true
+    done
     rm -rf "$run"
 }
 trap leave EXIT
