@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from bigmm.errors import StorageError
 from bigmm.reduction.progress import Progress, ProgressCallback
+from bigmm.urls import is_url
 
 if TYPE_CHECKING:
     from bigmm.formula import Formula
@@ -57,14 +58,34 @@ def _folder_names(responses: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A file to write beside `target`; takes its place when the block ends well, is removed when it does not.
+def replacing(target: str) -> Iterator[Path]:
+    """A file to write; takes the place of `target`, a path or a URL, when the block ends well, is removed when it does not.
 
     Raises
     ------
     StorageError
-        When `target` is a directory, or nothing can be written beside it.
+        When `target` is a directory, or nothing can be written there.
     """
+    with _uploaded(target) if is_url(target) else _beside(Path(target)) as scratch:
+        yield scratch
+
+
+@contextlib.contextmanager
+def _uploaded(url: str) -> Iterator[Path]:
+    from bigmm.storage.remote import check_writable, remote, remote_folder
+
+    parent, _, name = url.rstrip("/").rpartition("/")
+    check_writable(parent)
+    with tempfile.TemporaryDirectory(prefix="bigmm-") as folder:
+        scratch = Path(folder, name)
+        yield scratch
+        with remote(url, "write"):
+            place = remote_folder(url)
+            place.filesystem.put_file(str(scratch), place.path)
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
     if target.is_dir():
         raise StorageError(f"{str(target)!r} is a directory: expected the name of a file to write")
     try:

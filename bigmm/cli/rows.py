@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -13,6 +12,7 @@ import click
 from bigmm.cli.application import hush_cluster, is_verbose
 from bigmm.cli.progress import stage
 from bigmm.errors import DataError
+from bigmm.urls import joined
 
 if TYPE_CHECKING:
     from bigmm.crossproducts import CrossProducts
@@ -152,7 +152,7 @@ def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool
             offset=options.offset,
             na_action=options.na_action or "omit",
             client=client,
-            checkpoint=None if options.checkpoint is None else Path(options.checkpoint, "pass"),
+            checkpoint=None if options.checkpoint is None else joined(options.checkpoint, "pass"),
             resume=options.resume,
             on_error=options.on_error or "raise",
             progress=current.update,

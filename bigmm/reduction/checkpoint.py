@@ -24,8 +24,8 @@ from bigmm.reduction.work import BATCH, Work
 
 logger = logging.getLogger(__name__)
 
-_INDEX = "checkpoint.json"
-_LOCK = "lock"
+INDEX = "checkpoint.json"
+LOCK = "lock"
 _FORMAT = 1
 
 
@@ -102,7 +102,7 @@ def open_checkpoint(path: str | os.PathLike[str], work: Work, plan_digest: str, 
     _check_empty_or_ours(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("w")
+        lock = (folder / LOCK).open("w")
     except OSError as error:
         raise StorageError(f"cannot write the checkpoint {str(path)!r} ({error.strerror}): choose another place") from None
     with lock:
@@ -114,7 +114,7 @@ def open_checkpoint(path: str | os.PathLike[str], work: Work, plan_digest: str, 
 
 
 def _check_empty_or_ours(folder: Path) -> None:
-    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / _LOCK).exists())):
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / LOCK).exists())):
         raise StorageError(f"{str(folder)!r} exists and is no checkpoint: choose another place")
 
 
@@ -174,7 +174,7 @@ def _check_same(checkpoint: Checkpoint, *, resume: bool) -> None:
 
 
 def _read_index(folder: Path) -> dict[str, Any] | None:
-    index = folder / _INDEX
+    index = folder / INDEX
     if not index.exists():
         return None
     try:
@@ -186,12 +186,12 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_index(folder: Path, record: Mapping[str, Any]) -> None:
-    new = folder / f"{_INDEX}.new"
+    new = folder / f"{INDEX}.new"
     with new.open("w", encoding="utf-8") as file:
         json.dump(record, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(folder / _INDEX)
+    new.replace(folder / INDEX)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)  # the names, too, are on disk before anything old is removed

@@ -62,7 +62,7 @@ def reduce(
         A Dask client or cluster, a scheduler's address or file, or a number of processes to start here (0: this one
         works alone). None finds the running client; without one, data in memory and small files are reduced in this
         process, and larger data on a local cluster that is closed at the end.
-    checkpoint : path, optional
+    checkpoint : path or URL, optional
         Directory that what is done is written to after every batch of chunks. A pass that was killed and is run again
         with the same arguments goes on from there, with the same bits at the end. It may be removed when the pass is done.
     resume : bool

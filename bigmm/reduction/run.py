@@ -11,7 +11,8 @@ from distributed import Client
 
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
-from bigmm.reduction.checkpoint import Checkpoint, open_checkpoint
+from bigmm.reduction.checkpoint import Checkpoint
+from bigmm.reduction.mirror import open_any_checkpoint
 from bigmm.reduction.progress import ProgressCallback
 from bigmm.reduction.segments import extended, total
 from bigmm.reduction.shift import with_shift
@@ -59,7 +60,7 @@ def _work(plan: Plan, design: Design, on_error: OnError) -> Work:
 def _checkpoint(work: Work, plan: Plan, options: RunOptions) -> AbstractContextManager[Checkpoint | None]:
     if options.checkpoint is None:
         return nullcontext()
-    return open_checkpoint(options.checkpoint, work, plan.digest, resume=options.resume)
+    return open_any_checkpoint(options.checkpoint, work, plan.digest, resume=options.resume)
 
 
 def _collect(executor: Executor, work: Work, tally: Tally, checkpoint: Checkpoint | None) -> CrossProducts:

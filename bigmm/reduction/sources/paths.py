@@ -17,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from bigmm.errors import DataError
 from bigmm.reduction.sources.files import DataFile, reading, size_of, version_of
+from bigmm.urls import without_secrets
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -124,12 +125,6 @@ def _url(filesystem: AbstractFileSystem, path: str) -> str:
     if isinstance(filesystem, LocalFileSystem):
         return path
     return without_secrets(str(filesystem.unstrip_protocol(path)))
-
-
-def without_secrets(url: str) -> str:
-    """Return a URL without password and query, which may hold a signature: they belong in no message."""
-    url = re.sub(r"://[^/@:]*:[^/@]*@", "://", url)
-    return url.partition("?")[0] if re.search(r"\bhttps?://", url) else url
 
 
 def _check_distinct(urls: Sequence[str]) -> None:
