@@ -94,7 +94,7 @@ def write(path: Path, order: str, rows: int, chunks: int) -> None:
 def measure(path: Path, rows: int, chunks: int, rounds: int) -> dict[str, float]:
     """Nanoseconds a row of each step, the smallest over the rounds."""
     kinds = dict.fromkeys(("y", "x1", "x2", "student", "instructor"), "number") | {"dept": "category"}
-    design = Design(parse_formula(FORMULA), kinds, shift={"x1": 0.1, "x2": 0.1}, y_shift=70.0)
+    design = Design(parse_formula(FORMULA), kinds, shift={"x1": 0.1, "x2": 0.1}, y_shift={"y": 70.0})
     pieces = row_groups(path, design, rows, chunks)
     file = pq.ParquetFile(path, read_dictionary=["dept"])
     table = pieces[-1].read(design.names)

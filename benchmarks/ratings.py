@@ -66,7 +66,7 @@ def rate(user: Refs, movie: Refs) -> npt.NDArray[np.float64]:
 def crossproducts(user: Refs, movie: Refs, y: npt.NDArray[np.float64]) -> CrossProducts:
     """What `bigmm.reduce` makes of one row a cell, with another shift of y; cells sorted by user, then movie."""
     response = y - 3.5
-    design = Design(parse_formula(FORMULA), {"y": "number", "user": "number", "movie": "number"}, y_shift=3.5)
+    design = Design(parse_formula(FORMULA), {"y": "number", "user": "number", "movie": "number"}, y_shift={"y": 3.5})
     total = response.sum()
     return CrossProducts(
         design=design,

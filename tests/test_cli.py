@@ -619,7 +619,7 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    target = "bigmm.solver.model.LinearMixedModel.evaluate" if where == "search" else "bigmm.reduction.reduce._run"
+    target = "bigmm.solver.model.LinearMixedModel.evaluate" if where == "search" else "bigmm.reduction.reduce.run_pass"
     monkeypatch.setattr(target, interrupted)
     result = run("fit", ONE, SLEEP, "--quiet")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "bigmm: interrupted\n")

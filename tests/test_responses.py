@@ -12,7 +12,7 @@ import pytest
 import bigmm
 from bigmm.errors import FormulaError, LabelError
 from bigmm.formula import parse_formula
-from bigmm.solver import pls
+from bigmm.solver.planning import make_plan
 
 RIGHT = "a * x + (x | g) + (1 | h)"
 RESPONSES = ("y", "z", "log(u)")
@@ -77,7 +77,7 @@ def test_fits_are_those_of_each_alone_to_the_bit() -> None:
 def test_one_symbolic_analysis_for_all() -> None:
     frame = FRAME.assign(d=np.arange(len(FRAME)) % 40)
     cp = bigmm.reduce("cbind(y, z, v) ~ x + (1 | g) + (1 | h) + (1 | d)", frame, client=0)
-    with mock.patch("bigmm.solver.pls.root_factor", side_effect=pls.root_factor) as analysed:
+    with mock.patch("bigmm.solver.model.make_plan", side_effect=make_plan) as analysed:
         cp.fits()
     assert analysed.call_count == 1
 
