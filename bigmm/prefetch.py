@@ -9,10 +9,10 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 _WRITE, _KEEP, _DATA = 1, 3, 1
+_item_pointer: Any = cgutils.get_item_pointer
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(typingctx: Any, array: Any, line: Any) -> Any:  # noqa: ARG001
+def _prefetch(typingctx: Any, array: Any, line: Any) -> Any:  # noqa: ARG001
     """Fetch the beginning of ``array[line]``, which is going to be changed; no more than a hint to the processor."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -20,7 +20,7 @@ def prefetch(typingctx: Any, array: Any, line: Any) -> Any:  # noqa: ARG001
         value = context.make_array(kind)(context, builder, arguments[0])
         place = context.cast(builder, arguments[1], signature.args[1], types.intp)
         zero = context.get_constant(types.intp, 0)
-        pointer = cgutils.get_item_pointer(context, builder, kind, value, [place] + [zero] * (kind.ndim - 1))
+        pointer = _item_pointer(context, builder, kind, value, [place] + [zero] * (kind.ndim - 1))
         pointer = builder.bitcast(pointer, cgutils.voidptr_t)
         number = ir.IntType(32)
         hint = builder.module.declare_intrinsic(
@@ -30,3 +30,7 @@ def prefetch(typingctx: Any, array: Any, line: Any) -> Any:  # noqa: ARG001
         return context.get_dummy_value()
 
     return types.void(array, line), generate
+
+
+#: ``prefetch(array, line)`` in a compiled function.
+prefetch: Any = intrinsic(_prefetch)
