@@ -1,22 +1,24 @@
 #!/bin/sh
 # Install bigmm into .venv of this checkout: Debian packages, then Python packages. Run it again at any time.
 #
-#   deploy/install.sh [extra ...]         extras of pyproject.toml: plot, polars, s3, test, dev
+#   deploy/install.sh [extra ...]         extras of pyproject.toml: plot, polars, s3, slurm, test, cluster-test, dev
 #   PYTHON=python3.12 deploy/install.sh   with another interpreter than /usr/bin/python3
 #
-# VENV names another environment, CONSTRAINTS a file of version pins; both relative to the checkout.
+# VENV names another environment, CONSTRAINTS a file of version pins, DEBIAN_PACKAGES other lists of packages; all relative to the checkout.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 venv=${VENV:-.venv}
 constraints=${CONSTRAINTS:-}
+lists=${DEBIAN_PACKAGES:-deploy/debian-packages.txt}
 
 say() { printf '%s\n' "deploy/install.sh: $*" >&2; }
 die() { say "$*"; exit 1; }
 
 missing_debian_packages() {
-    sed 's/#.*//' deploy/debian-packages.txt | while read -r package; do
+    # shellcheck disable=SC2086
+    sed 's/#.*//' $lists | while read -r package; do
         [ -n "$package" ] || continue
         status=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)
         [ "$status" = installed ] || printf '%s ' "$package"

@@ -20,12 +20,16 @@ class Progress:
         Chunks in all; None for a search, whose end is not known.
     objective : float or None
         The last objective of a search.
+    rows, nbytes : int
+        Of a pass: rows read and bytes read, as far as they are known.
     """
 
     stage: Literal["reduce", "optimize", "predict"]
     done: int
     total: int | None = None
     objective: float | None = None
+    rows: int = 0
+    nbytes: int = 0
 
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]

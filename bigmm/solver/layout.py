@@ -8,7 +8,7 @@ Nothing that grows with Z'Z is copied or sorted: crossproducts of two factors ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -175,6 +175,19 @@ def lay_out(blocks: ModelBlocks, *, leaves: bool = True) -> Layout:
     return Layout(leading, built, _root(blocks, groups, offsets))
 
 
+def replace_borders(layout: Layout, blocks: ModelBlocks) -> Layout:
+    """The same layout with the Z'[X y] of other blocks, whose Z'Z is the same."""
+    leaves = layout.leaves
+    if leaves is not None and layout.leading is not None:
+        leaves = replace(leaves, ZtXy=np.ascontiguousarray(blocks.groups[layout.leading].ZtXy))
+    return replace(layout, leaves=leaves, root=replace(layout.root, ZtXy=_borders(blocks, layout.root.groups)))
+
+
+def _borders(blocks: ModelBlocks, groups: tuple[int, ...]) -> Array:
+    width = blocks.p + 1
+    return np.concatenate([np.zeros((0, width)), *(blocks.groups[g].ZtXy.reshape(-1, width) for g in groups)])
+
+
 def _leaves(blocks: ModelBlocks, leading: int, groups: tuple[int, ...], offsets: tuple[int, ...]) -> Leaves:
     """Join the pairs of the leading factor with all others into rows."""
     group, r = blocks.groups[leading], offsets[-1]
@@ -228,7 +241,6 @@ def native(blocks: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _root(blocks: ModelBlocks, groups: tuple[int, ...], offsets: tuple[int, ...]) -> Root:
-    width = blocks.p + 1
     members = [blocks.groups[g] for g in groups]
     own: list[OwnBlocks] = []
     for i, g in enumerate(groups):
@@ -242,5 +254,5 @@ def _root(blocks: ModelBlocks, groups: tuple[int, ...], offsets: tuple[int, ...]
         sizes=tuple(group.k for group in members),
         offsets=offsets,
         blocks=tuple(own),
-        ZtXy=np.concatenate([np.zeros((0, width)), *(group.ZtXy.reshape(-1, width) for group in members)]),
+        ZtXy=_borders(blocks, groups),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from bigmm.solver.plan import Plan
 from bigmm.solver.planning import make_plan
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
 from bigmm.solver.roots import Arrangement
-from bigmm.solver.select import SelectedModel, select
+from bigmm.solver.select import SelectedModel, select, select_response
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
@@ -42,6 +42,38 @@ def build_model(
     """
     parsed = cp.design.formula if formula is None else parse_formula(formula)
     return LinearMixedModel(cp, select(cp, parsed, contrasts), reml=reml)
+
+
+def build_models(
+    cp: CrossProducts, formula: str | None = None, *, reml: bool = True, contrasts: Mapping[str, ContrastChoice] | None = None
+) -> Iterator[LinearMixedModel]:
+    """The models of a formula's responses, one after the other.
+
+    They share the coded columns, the symbolic analysis and the arrays of the factorization, so that each is to be used before
+    the next is asked for; afterwards it makes a factorization of its own when it needs one.
+
+    Raises
+    ------
+    FormulaError, LabelError, ModelError
+        As `build_model`.
+    """
+    parsed = cp.design.formula if formula is None else parse_formula(formula)
+    first: LinearMixedModel | None = None
+    for response in parsed.responses:
+        single = parsed.for_response(response)
+        try:
+            selected = select(cp, single, contrasts) if first is None else select_response(first.selected, cp, single)
+        except ModelError as error:
+            raise ModelError(f"response {response.text!r}: {error}") from None
+        model = LinearMixedModel(cp, selected, reml=reml)
+        if first is None:
+            first, shared = model, model.pls
+        else:
+            model._pls = shared.with_response(selected.blocks)
+        try:
+            yield model
+        finally:
+            model._pls = None
 
 
 class LinearMixedModel:

@@ -38,8 +38,8 @@ _SNAP_RISE = 1e-8
 #: Step and slope of the one-sided check at a bound, and how often the search may start again from there.
 _EDGE_STEP = 1e-3
 _RESTARTS = 3
-#: Evaluations for each entry of theta that BOBYQA gets to go on where Newton's steps stall.
-_RESCUE = 60
+#: Evaluations for each entry of theta that Newton's steps get before BOBYQA goes on, and that BOBYQA gets then.
+_STEPS, _RESCUE = 40, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +199,17 @@ def _newton(
     recorder: _Recorder, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer
 ) -> tuple[str, bool, float]:
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall."""
+    steps = min(settings.maxeval, _STEPS * (len(start) + 1))
     try:
-        found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=settings.maxeval)
+        found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=steps)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
         found = Minimum(*recorder.best, np.inf, False, f"Newton's steps failed ({error})")
     if found.converged or len(recorder.trace) >= settings.maxeval:
         return found.reason, found.converged, found.decrement
+    before = found.reason if len(recorder.trace) < steps else f"no end after {steps} evaluations"
     limit = min(settings.maxeval, len(recorder.trace) + _RESCUE * (len(start) + 1))
     reason, converged = _nlopt(recorder, covariance.lower, recorder.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
-    return f"{found.reason}, then BOBYQA: {reason}", converged, found.decrement
+    return f"{before}, then BOBYQA: {reason}", converged, found.decrement
 
 
 def _nlopt(recorder: _Recorder, lower: Array, start: Array, floor: Array, settings: Optimizer) -> tuple[str, bool]:

@@ -11,6 +11,7 @@ Bates et al. (2015), JSS 67(1), section 3.4, with the leading block eliminated b
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from bigmm.solver import elimination
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering
 from bigmm.solver.covariance import RelativeCovariance
-from bigmm.solver.layout import Layout, Leaves
+from bigmm.solver.layout import Layout, Leaves, replace_borders
 from bigmm.solver.roots import Arrangement, arrange
 from bigmm.solver.threads import loop_threads, looping
 
@@ -146,6 +147,12 @@ class PenalizedLeastSquares:
             self._logdet_of = np.empty(q)
             self._leaf_W = np.empty_like(found.ZtXy)
             self._threads = loop_threads(found.products * k + found.ZtZ.size * (k + blocks.p + 1))
+
+    def with_response(self, blocks: ModelBlocks) -> PenalizedLeastSquares:
+        """The same factorization for another y: layout, symbolic analysis and work arrays are shared, so that one is used at a time."""
+        other = copy.copy(self)
+        other.blocks, other.layout, other.W = blocks, replace_borders(self.layout, blocks), None
+        return other
 
     def looping(self) -> AbstractContextManager[None]:
         """A context in which compiled loops have as many threads as their work is worth."""

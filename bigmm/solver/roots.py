@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numba
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.linalg import lapack
 from scipy.linalg.blas import dtrsm
@@ -19,7 +18,7 @@ from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering, SparseFactor
 from bigmm.solver.layout import Index, Layout, Leaves, OwnBlocks, Root, lay_out
 from bigmm.solver.pattern import closed_pattern, own_pattern
-from bigmm.solver.selected_inverse import takahashi
+from bigmm.solver.selected_inverse import Places, find, invert_in_place
 from bigmm.solver.threads import blas_threads
 
 
@@ -182,22 +181,19 @@ class SparseRoot:
     def invert(self) -> None:
         """S^-1 on the pattern of S, by Takahashi's equations on the pattern of L."""
         L = self.factor.L()
-        L.sort_indices()
-        Z = np.empty(L.nnz)
-        indptr, indices = L.indptr.astype(np.int64), L.indices.astype(np.int64)
-        takahashi(indptr, indices, L.data, Z)
-        if self._in_L is None or self._in_L.max(initial=-1) >= len(Z):
-            self._in_L = self._match(indptr, indices)
-        self._inverse = Z[self._in_L]
+        L.sort_indices()  # looks whether it has to
+        invert_in_place(L.indptr, L.indices, L.data)
+        if self._in_L is None:
+            self._in_L = self._match(L.indptr, L.indices)
+            self._inverse = np.empty(len(self._in_L))
+        np.take(L.data, self._in_L, out=self._inverse)
 
-    def _match(self, indptr: Index, indices: Index) -> npt.NDArray[np.int64]:
-        """Place in L of every entry of S's pattern."""
-        r = self._root.r
-        position = np.empty(r, dtype=np.int64)
-        position[self.factor.permutation] = np.arange(r)
-        row, column = position[self.indices], position[np.repeat(np.arange(r), np.diff(self.indptr))]
-        keys = np.repeat(np.arange(r, dtype=np.int64), np.diff(indptr)) * r + indices
-        return np.asarray(np.searchsorted(keys, np.minimum(row, column) * r + np.maximum(row, column)))
+    def _match(self, indptr: Places, indices: Places) -> Index:
+        """Place in L of every entry of S's pattern; L's own pattern is the analysis's, the same at every theta."""
+        position = np.empty(self._root.r, dtype=np.int64)
+        position[self.factor.permutation] = np.arange(self._root.r)
+        row, column = position[self.indices], np.repeat(position, np.diff(self.indptr))
+        return find(indptr, indices, np.maximum(row, column), np.minimum(row, column))
 
     def leaf_traces(self, G: Array) -> Array:
         """Sum of G_j S^-1 G_j' over the leaves."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 from bigmm.crossproducts import CrossProducts
 from bigmm.errors import BigmmError, StorageError
 from bigmm.inference.fit import LinearMixedModelFit
-from bigmm.storage.directories import check_target, read_manifest, saved_kind
+from bigmm.storage.digest import content_digest
+from bigmm.storage.directories import check_target, read_manifest, saved_kind, stored
 from bigmm.storage.fits import load_fit, save_fit
 from bigmm.storage.products import load_crossproducts, save_crossproducts
+from bigmm.storage.remote import downloaded
+from bigmm.urls import is_url, without_secrets
 
-__all__ = ["check_target", "load", "save_crossproducts", "save_fit", "saved_kind"]
+__all__ = ["check_target", "content_digest", "load", "save_crossproducts", "save_fit", "saved_kind", "stored"]
 
 
 def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:
@@ -22,23 +26,28 @@ def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:
     Parameters
     ----------
     path : str or path
-        The directory.
+        The directory, or its URL.
 
     Raises
     ------
     StorageError
-        When there is nothing of bigmm's, when a file is damaged, or when a newer version wrote it.
+        When there is nothing of bigmm's, when a file is damaged, or when another version wrote it in a format of its own.
     """
-    folder = Path(path)
-    kind = saved_kind(folder)
+    shown = without_secrets(str(path))
+    kind = saved_kind(path)
     if kind is None:
-        if not folder.exists():
-            raise StorageError(f"{str(path)!r} does not exist: check the path")
-        raise StorageError(f"{str(path)!r} holds neither crossproducts nor a fit: expected a directory that bigmm has saved")
+        if not is_url(path) and not Path(path).exists():
+            raise StorageError(f"{shown!r} does not exist: check the path")
+        raise StorageError(f"{shown!r} holds neither crossproducts nor a fit: expected a directory that bigmm has saved")
+    with downloaded(path) if is_url(path) else nullcontext(Path(path)) as folder:
+        return _load(folder, kind, shown)
+
+
+def _load(folder: Path, kind: str, shown: str) -> CrossProducts | LinearMixedModelFit:
     try:
         record = read_manifest(folder, kind)
         return load_crossproducts(folder, record) if kind == "crossproducts" else load_fit(folder, record)
     except BigmmError:
         raise
     except (KeyError, ValueError, TypeError, IndexError, OSError, AttributeError, zipfile.BadZipFile) as error:
-        raise StorageError(f"{str(path)!r} is damaged ({type(error).__name__}: {error}): write it again") from None
+        raise StorageError(f"{shown!r} is damaged ({type(error).__name__}: {error}): write it again") from None

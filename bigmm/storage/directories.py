@@ -1,7 +1,7 @@
 """Directories that appear as a whole or not at all, and the manifests in them.
 
-A directory is written beside its place under another name and moved there when it is complete. Its manifest lists
-every other file with its SHA-256, so that a damaged file is found before it is used.
+A directory is written beside its place under another name and moved there when it is complete (one at a URL: uploaded).
+Its manifest lists every other file with its SHA-256, so that a damaged file is found before it is used.
 """
 
 from __future__ import annotations
@@ -14,24 +14,45 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 from bigmm.errors import StorageError
+from bigmm.storage.remote import check_writable, remote, remote_folder, uploading
+from bigmm.urls import is_url, without_secrets
 
-#: Raised when a reader of the old version could misread what is written.
-FORMAT = 1
+#: Raised when what is written changes; a version reads and writes one format.
+FORMAT = 2
+#: Ends of names of data files.
+_DATA = (".parquet", ".parq", ".pq", ".csv", ".tsv", ".gz", ".bz2", ".xz", ".zst")
 _MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
 #: Of Linux's renameat2(): two names change places.
 _EXCHANGE, _HERE = 2, -100
 
 
 def saved_kind(path: str | os.PathLike[str]) -> str | None:
-    """What a directory holds: "crossproducts", "fit", or None."""
+    """What a directory, or a URL's folder, holds: "crossproducts", "fit", or None."""
+    if is_url(path):
+        return None if _holds_rows(path) else _kind_among(_remote_names(path))
     for kind, name in _MANIFESTS.items():
         if (Path(path) / name).is_file():
             return kind
     return None
+
+
+def _holds_rows(url: str) -> bool:
+    """Whether the words of a URL say that it names data, so that nothing has to be asked over the network."""
+    return has_magic(url) or url.startswith(("http:", "https:")) or url.endswith(_DATA)
+
+
+def _remote_names(url: str) -> set[str]:
+    with remote(url, "read"):
+        return remote_folder(url).names()
+
+
+def _kind_among(names: set[str]) -> str | None:
+    return next((kind for kind, name in _MANIFESTS.items() if name in names), None)
 
 
 def check_target(path: str | os.PathLike[str], kind: str) -> None:
@@ -48,6 +69,10 @@ def check_target(path: str | os.PathLike[str], kind: str) -> None:
     StorageError
         When `path` holds something else, or nothing can be written beside it.
     """
+    if is_url(path):
+        _check_replaceable_url(path, kind)
+        check_writable(path)
+        return
     target = Path(path).absolute()
     _check_replaceable(target, path, kind)
     parent = next(folder for folder in target.parents if folder.exists())
@@ -58,6 +83,12 @@ def check_target(path: str | os.PathLike[str], kind: str) -> None:
 def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) -> None:
     if target.exists() and saved_kind(target) != kind and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{str(path)!r} exists and holds something else than saved {kind}: choose another place")
+
+
+def _check_replaceable_url(url: str, kind: str) -> None:
+    names = _remote_names(url)
+    if names and _kind_among(names) != kind:
+        raise StorageError(f"{without_secrets(url)!r} exists and holds something else than saved {kind}: choose another place")
 
 
 @contextlib.contextmanager
@@ -71,6 +102,11 @@ def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def new_directory(path: str | os.PathLike[str], kind: str) -> Iterator[Path]:
     """A directory to fill; moved to `path` when the block ends well, removed when it does not."""
+    if is_url(path):
+        _check_replaceable_url(path, kind)
+        with uploading(path, _MANIFESTS[kind]) as folder:
+            yield folder
+        return
     target = Path(path).absolute()
     _check_replaceable(target, path, kind)
     with _writing(path):
@@ -135,10 +171,12 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     StorageError
     """
     record: dict[str, Any] = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
-    if record["format"] > FORMAT:
-        raise StorageError(
-            f"{str(folder)!r} was written by {record['written_by']} in format {record['format']}: expected format {FORMAT}; update bigmm"
-        )
+    found = record["format"]
+    if not isinstance(found, int):
+        raise TypeError(f"format {found!r}")
+    if found != FORMAT:
+        remedy = "update bigmm" if found > FORMAT else "make it again with this version"
+        raise StorageError(f"{str(folder)!r} was written by {record['written_by']} in format {found}: expected format {FORMAT}; {remedy}")
     for name, digest in record["files"].items():
         if Path(name).name != name:
             raise StorageError(f"{str(folder)!r} is damaged: its manifest names the file {name!r} outside the directory")
@@ -146,6 +184,16 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         if not file.is_file() or _sha256(file) != digest:
             raise StorageError(f"{str(file)!r} is {'damaged' if file.is_file() else 'missing'}: write the directory again")
     return record
+
+
+def stored(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """How a saved directory was written: path, format, version, bytes on disk; and the digest of crossproducts."""
+    folder, kind = Path(path), saved_kind(path)
+    if kind is None:
+        raise StorageError(f"{str(path)!r} is no longer there: was it moved?")
+    record = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
+    about = {name: record[name] for name in ("format", "written_by", "digest") if name in record}
+    return {"path": str(path), **about, "disk_bytes": sum(file.stat().st_size for file in folder.iterdir())}
 
 
 def listed(folder: Path, record: Mapping[str, Any], name: str) -> Path:

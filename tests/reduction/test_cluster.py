@@ -34,11 +34,16 @@ from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
 from bigmm.errors import ClusterError, DataError
 from bigmm.formula import parse_formula
-from bigmm.reduction import tree
+from bigmm.reduction import workers
 from bigmm.reduction.cluster import local_cluster
 from bigmm.reduction.progress import Progress
 from bigmm.reduction.sizes import register
+from bigmm.reduction.slices import Slicing
 from bigmm.reduction.sources import plan_data
+from bigmm.reduction.tally import Tally
+from bigmm.reduction.tree import batch_results
+from bigmm.reduction.work import ChunkTask, Work, reduce_chunk
+from bigmm.reduction.workers import Workers
 
 # The functions below reach the workers by value: these need not find the tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -77,7 +82,7 @@ FRAME = rows()
 def bits(cp: CrossProducts) -> dict[str, Any]:
     """Everything that a pass computes, to the bit."""
     found: dict[str, Any] = {"columns": cp.columns, "XytXy": cp.XytXy.tobytes(), "rows": cp.rows, "weights": cp.sum_log_weights}
-    found |= {"shift": dict(cp.design.shift), "y_shift": cp.design.y_shift, "digest": cp.digest}
+    found |= {"shift": dict(cp.design.shift), "y_shift": cp.design.y_shift, "digest": cp.digest, "plan_digest": cp.plan_digest}
     for group in cp.groups:
         found[group.name] = (group.levels.tolist(), group.columns, *(a.tobytes() for a in (group.rows, group.ZtZ, group.ZtXy)))
     for key, pair in cp.pairs.items():
@@ -162,9 +167,10 @@ class TestWorkers:
     def test_never_load_the_solver(self, client: Client, files: Path) -> None:
         bigmm.reduce(FORMULA, files, client=client)
         design = bigmm.reduce(FORMULA, files, client=0).design
-        (chunk, *_) = plan_data(str(files), design.names).chunks
+        task = ChunkTask(plan_data(str(files), design.names).chunks[0], 0, design, Slicing(("g",), 2))
         # The pass need not have given every worker a chunk.
-        assert {part.nobs for part in client.run(tree._reduce_chunk, chunk, design).values()} == {tree._reduce_chunk(chunk, design).nobs}
+        parts = client.run(reduce_chunk, task, print)
+        assert [sum(part.rows.read for part in slices) for slices in parts.values()] == [15, 15]
 
         def loaded() -> list[str]:
             return [name for name in sys.modules if name.startswith(FORBIDDEN)]
@@ -197,9 +203,11 @@ class TestWorkers:
         def held(dask_scheduler: Any) -> list[str]:
             return [key for key in dask_scheduler.tasks if str(key).startswith("bigmm")]
 
-        for _ in range(50):
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
             if not client.run_on_scheduler(held):
                 return
+            time.sleep(0.05)
         pytest.fail(f"tasks are left: {client.run_on_scheduler(held)}")
 
     def test_progress_ends_at_all_chunks(self, client: Client, files: Path) -> None:
@@ -250,8 +258,8 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 def test_scheduler_that_is_stopped(scheduler: tuple[subprocess.Popen[bytes], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing reaches the client then, no failure either: only a question without an answer tells."""
     process, address = scheduler
-    monkeypatch.setattr(tree, "ASK", 0.5)
-    monkeypatch.setattr(tree, "NO_ANSWER", 2.0)
+    monkeypatch.setattr(workers, "ASK", 0.5)
+    monkeypatch.setattr(workers, "NO_ANSWER", 2.0)
 
     def wait(part: pd.DataFrame) -> pd.DataFrame:
         time.sleep(60 if len(part) else 0)
@@ -263,8 +271,9 @@ def test_scheduler_that_is_stopped(scheduler: tuple[subprocess.Popen[bytes], str
     with Client(address, set_as_default=False) as client:
         threading.Timer(2.0, process.send_signal, [signal.SIGSTOP]).start()
         started = time.monotonic()
+        batches = batch_results(Workers(client, Tally(plan.chunks, None)), Work(plan.chunks, design, Slicing(("g",))))
         with pytest.raises(ClusterError, match=r"^the scheduler at 'tcp://127.* has not answered for 2 s: see that it runs"):
-            tree.reduce_on(client, plan.chunks, design)
+            next(batches)
         assert 3.0 < time.monotonic() - started < 30.0
         process.kill()
         process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Sequence
 from decimal import Decimal
@@ -14,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bigmm.errors import DataError
+from bigmm.errors import DataError, UnreadableError
 from bigmm.reduction.sources import Plan, kind_of, parquet, plan_data
 from bigmm.reduction.sources.cuts import MOST_ROWS, balanced_runs
+from bigmm.reduction.sources.files import DataFile
 from bigmm.reduction.sources.footers import as_written
 
 ROWS = 1000
@@ -313,12 +315,37 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (pa.table({"n": ["a"] * ROWS}), "column 'n' is string in .*, but int64 in the plan"),
     ],
 )
-def test_file_that_changed(tmp_path: Path, content: pa.Table, message: str) -> None:
+def test_file_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: pa.Table, message: str) -> None:
     path = write(tmp_path / "a.parquet")
     chunk = plan_data(path, ["n"]).chunks[0]
     write(path, content)
+    with pytest.raises(DataError, match=r"a\.parquet' has changed after it was planned: start again"):
+        chunk.read(["n"])
+    monkeypatch.setattr(DataFile, "has_changed", lambda _: False)  # a filesystem that tells neither size nor time
     with pytest.raises(DataError, match=message):
         chunk.read(["n"])
+
+
+def test_file_that_is_touched(tmp_path: Path) -> None:
+    """The same bytes with another time: nobody has looked at them."""
+    path = write(tmp_path / "a.parquet")
+    chunk = plan_data(path, ["n"]).chunks[0]
+    os.utime(path, (0, 0))
+    with pytest.raises(DataError, match="has changed after it was planned"):
+        chunk.head(["n"], 3)
+
+
+def test_damaged_row_group_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(table(0, ROWS), path, row_group_size=ROWS // 4, compression="snappy", use_dictionary=False)
+    group = pq.ParquetFile(path).metadata.row_group(2).column(0)
+    content = bytearray(path.read_bytes())
+    content[group.data_page_offset : group.data_page_offset + group.total_compressed_size] = b"\xff" * group.total_compressed_size
+    path.write_bytes(content)
+    chunks = plan_data(path, ["y"], chunk_bytes=1).chunks
+    assert [chunks[position].read(["y"]).num_rows for position in (0, 1, 3)] == [ROWS // 4] * 3
+    with pytest.raises(UnreadableError, match=r"^cannot read '.*a\.parquet', row group 2: .*; the file may be damaged"):
+        chunks[2].read(["y"])
 
 
 def test_file_that_went_away(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import fsspec
 import pytest
 
 from bigmm.errors import DataError
-from bigmm.reduction.sources.paths import list_files, natural_key, without_secrets
+from bigmm.reduction.sources.paths import list_files, natural_key
+from bigmm.urls import without_secrets
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -13,12 +13,14 @@ from bigmm.errors import DataError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import first_rows, fit_table
 from bigmm.reduction.sources.dialects import READ_OPTIONS, Dialect, convert_options, dialect_of
-from bigmm.reduction.sources.files import DataFile, in_threads, reading
+from bigmm.reduction.sources.files import DataFile, as_planned, in_threads, reading
 from bigmm.reduction.sources.hive import hive_types, key_columns, with_keys
 from bigmm.reduction.sources.schema import ENCODED_TEXT, TEXT, unify_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from bigmm.accounting import Origin
 
 _PLAIN = Dialect(",", None)
 _REMEDY = "write the column with one type in every row, as UTF-8, or convert the file to Parquet"
@@ -56,17 +58,22 @@ class DelimitedChunk:
     def rows(self) -> None:
         """Unknown before reading."""
 
+    @property
+    def origins(self) -> tuple[Origin]:
+        """The file."""
+        return (self.file.origin(),)
+
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded."""
         dialect = _dialect(self.file)
-        with reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
+        with as_planned(self.file), reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
             table = csv.read_csv(source, READ_OPTIONS, dialect.parse_options, self._conversion(columns))
         return self._completed(table, columns)
 
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
         """First rows; text is dictionary-encoded."""
         dialect = _dialect(self.file)
-        with reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
+        with as_planned(self.file), reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
             batches = csv.open_csv(source, READ_OPTIONS, dialect.parse_options, self._conversion(columns))
             table = first_rows(batches, rows, batches.schema)
         return self._completed(table, columns)
@@ -112,7 +119,8 @@ def plan_delimited(files: Sequence[DataFile], columns: Sequence[str]) -> Plan:
         raise DataError(f"no rows in {len(files)} CSV file(s), the first {files[0].url!r}: expected at least one")
     chunks = (DelimitedChunk(it.file, _held(columns, it.schema), schema) for it in filled)
     identity = [part for file in files for part in (file.url, file.size, file.version)]
-    return Plan(chunks=tuple(chunks), schema=schema, categories={}, digest=digest_of(identity), in_memory=False)
+    empty = tuple(sample.file.origin(0) for sample in samples if not sample.rows)
+    return Plan(chunks=tuple(chunks), schema=schema, categories={}, digest=digest_of(identity), in_memory=False, empty=empty)
 
 
 def _held(columns: Sequence[str], schema: pa.Schema) -> tuple[str, ...]:

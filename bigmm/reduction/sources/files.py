@@ -6,14 +6,16 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from bigmm.errors import BigmmError, DataError
+from bigmm.accounting import Origin
+from bigmm.errors import BigmmError, DataError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from fsspec import AbstractFileSystem
 
@@ -22,6 +24,8 @@ _OPENERS = 16
 _LONGEST_REASON = 200
 # Read ahead from an object store: a request takes as long as the transfer of some megabytes.
 _BLOCK_BYTES = 8 * 2**20
+# What filesystems say of a file that changes when it does, the surest first.
+_VERSIONS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,6 +61,10 @@ class DataFile:
     keys: tuple[tuple[str, str], ...]
     filesystem: AbstractFileSystem | None
 
+    def origin(self, rows: int | None = None) -> Origin:
+        """The file, for the accounts of the rows that come from it."""
+        return Origin(self.url, self.size, self.version, rows)
+
     def open(self, read_ahead: bool = False) -> pa.NativeFile:
         """Open for reading; with `read_ahead` from beginning to end, else at random."""
         if self.filesystem is None:
@@ -65,10 +73,60 @@ class DataFile:
         cache = "readahead" if read_ahead else "none"
         return pa.PythonFile(self.filesystem.open(self.path, "rb", block_size=_BLOCK_BYTES, cache_type=cache), "r")
 
+    def has_changed(self) -> bool:
+        """Whether the file is another than the one that was planned; asks the filesystem."""
+        if self.filesystem is None:
+            status = os.stat(os.fsdecode(self.path))
+            return (status.st_size, str(status.st_mtime)) != (self.size, self.version)
+        self.filesystem.invalidate_cache()
+        info = self.filesystem.info(self.path)
+        return (size_of(info), version_of(info)) != (self.size, self.version)
+
+
+def size_of(info: Mapping[str, Any]) -> int:
+    """Bytes of a file by its filesystem's information, -1 when that does not tell."""
+    return -1 if info.get("size") is None else int(info["size"])
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """Entity tag or time of the last change by a filesystem's information, empty when that tells none."""
+    value = next((info[key] for key in _VERSIONS if info.get(key) is not None), "")
+    return str(value.timestamp() if isinstance(value, datetime) else value)  # listings and single answers differ in this
+
+
+@contextmanager
+def as_planned(file: DataFile) -> Iterator[None]:
+    """See, after a block that reads a file, that it was still the file that was planned.
+
+    Raises
+    ------
+    DataError
+        When it was not, whatever the block made of that.
+    """
+    try:
+        yield
+    except Exception:
+        _check_unchanged(file)
+        raise
+    _check_unchanged(file)
+
+
+def _check_unchanged(file: DataFile) -> None:
+    with reading(repr(file.url), "the file may be out of reach"):
+        changed = file.has_changed()
+    if changed:
+        raise DataError(f"{file.url!r} has changed after it was planned: start again, when nothing writes to it")
+
 
 @contextmanager
 def reading(what: str, remedy: str = "the file may be damaged: write it again or leave it out") -> Iterator[None]:
-    """Turn whatever a filesystem or a decoder raises into a one-line `DataError` about `what`."""
+    """Turn whatever a filesystem or a decoder raises into a one-line `DataError` about `what`.
+
+    Raises
+    ------
+    UnreadableError
+        For what is neither absent nor forbidden: damage, or a storage that fails.
+    """
     try:
         yield
     except (BigmmError, MemoryError):
@@ -78,7 +136,7 @@ def reading(what: str, remedy: str = "the file may be damaged: write it again or
     except PermissionError as error:
         raise DataError(f"no permission to read {what}: change its permissions or your credentials") from error
     except Exception as error:  # remote filesystems raise what their libraries raise, not only OSError
-        raise DataError(f"cannot read {what}: {reason(error)}; {remedy}") from error
+        raise UnreadableError(f"cannot read {what}: {reason(error)}; {remedy}") from error
 
 
 def reason(error: Exception) -> str:

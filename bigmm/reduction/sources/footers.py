@@ -116,7 +116,8 @@ def opened(file: DataFile, text: Sequence[str] = (), groups: Sequence[int] = (),
     """
     # Old 96-bit timestamps: nanoseconds, the default unit, end in the year 2262 without an error.
     options = partial(pq.ParquetFile, buffer_size=buffer_size, coerce_int96_timestamp_unit="us")
-    with reading(repr(file.url)), file.open() as source:
+    what = f"{file.url!r}, {groups_name(groups[0], groups[-1] + 1)}" if groups else repr(file.url)
+    with reading(what), file.open() as source:
         parquet = options(source, pre_buffer=buffer_size == 0)
         few = _with_few_values(parquet, text, groups)
         if few:  # the footer, once known, is not read again

@@ -13,13 +13,15 @@ from bigmm.errors import DataError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import first_rows, fit_table
 from bigmm.reduction.sources.cuts import balanced_runs
-from bigmm.reduction.sources.files import DataFile, in_threads
+from bigmm.reduction.sources.files import DataFile, as_planned, in_threads
 from bigmm.reduction.sources.footers import Footer, RowGroups, leaf_indices, opened, read_footer
 from bigmm.reduction.sources.hive import hive_types, key_columns, with_keys
 from bigmm.reduction.sources.schema import TEXT, number_categories, unify_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from bigmm.accounting import Origin
 
 _HEAD_BUFFER = 2**20
 # With more pieces than this, small files share a chunk; with fewer each is one, so that small data run in parallel too.
@@ -59,6 +61,11 @@ class ParquetChunk:
         """Rows by the footers."""
         return sum(piece.rows for piece in self.pieces)
 
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """File and rows of each piece."""
+        return tuple(piece.file.origin(piece.rows) for piece in self.pieces)
+
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded."""
         return _joined([_read(piece, columns, self.schema) for piece in self.pieces])
@@ -88,6 +95,7 @@ def plan_parquet(files: Sequence[DataFile], columns: Sequence[str], chunk_bytes:
         categories=number_categories(columns, [footer.schema for footer in footers]),
         digest=digest_of(_identity(files, pieces)),
         in_memory=False,
+        empty=tuple(footer.file.origin(0) for footer in footers if not any(group.rows for group in footer.groups)),
     )
 
 
@@ -115,7 +123,7 @@ def _identity(files: Sequence[DataFile], pieces: Sequence[RowGroups]) -> Iterato
 
 def _read(piece: RowGroups, columns: Sequence[str], schema: pa.Schema) -> pa.Table:
     groups = list(range(piece.start, piece.stop))
-    with opened(piece.file, _text(columns, schema), groups) as parquet:
+    with as_planned(piece.file), opened(piece.file, _text(columns, schema), groups) as parquet:
         leaves = _checked_leaves(piece, parquet, columns)
         table = parquet.reader.read_row_groups(groups, column_indices=list(leaves.values()), use_threads=False)
     return _completed(table, piece, columns, schema, piece.rows)
@@ -124,7 +132,7 @@ def _read(piece: RowGroups, columns: Sequence[str], schema: pa.Schema) -> pa.Tab
 def _head(piece: RowGroups, columns: Sequence[str], schema: pa.Schema, rows: int) -> pa.Table:
     wanted = min(rows, piece.rows)
     groups = list(range(piece.start, piece.stop))
-    with opened(piece.file, _text(columns, schema), groups, _HEAD_BUFFER) as parquet:
+    with as_planned(piece.file), opened(piece.file, _text(columns, schema), groups, _HEAD_BUFFER) as parquet:
         leaves = _checked_leaves(piece, parquet, columns)
         batches = parquet.reader.iter_batches(wanted, groups, column_indices=list(leaves.values()), use_threads=False)
         table = first_rows(batches, wanted) if leaves else pa.table({})

@@ -16,12 +16,12 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from bigmm.errors import DataError
-from bigmm.reduction.sources.files import DataFile, reading
+from bigmm.reduction.sources.files import DataFile, reading, size_of, version_of
+from bigmm.urls import without_secrets
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_VERSIONS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 _CHECK = "check the path, the storage options and the credentials"
 
 Info = Mapping[str, Any]
@@ -127,12 +127,6 @@ def _url(filesystem: AbstractFileSystem, path: str) -> str:
     return without_secrets(str(filesystem.unstrip_protocol(path)))
 
 
-def without_secrets(url: str) -> str:
-    """Return a URL without password and query, which may hold a signature: they belong in no message."""
-    url = re.sub(r"://[^/@:]*:[^/@]*@", "://", url)
-    return url.partition("?")[0] if re.search(r"\bhttps?://", url) else url
-
-
 def _check_distinct(urls: Sequence[str]) -> None:
     seen: set[str] = set()
     for url in urls:
@@ -149,14 +143,13 @@ def _common_folder(urls: Sequence[str]) -> str:
 
 
 def _data_file(filesystem: AbstractFileSystem, info: Info, url: str, root: str) -> DataFile:
-    version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
     local = isinstance(filesystem, LocalFileSystem)
     return DataFile(
         path=info["name"],
         url=url,
         label=url.removeprefix(root).lstrip("/"),
-        size=-1 if info.get("size") is None else int(info["size"]),
-        version=version,
+        size=size_of(info),
+        version=version_of(info),
         keys=_hive_keys(url),
         filesystem=None if local else filesystem,
     )

@@ -1,0 +1,57 @@
+"""The driver's sum of the batches: segments of neighbouring batches, merged as they fill up.
+
+Eight neighbouring segments of one size become one of the next, so that n batches are copied about log8(n) times
+instead of n, and the order of every addition depends on nothing but the number of batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bigmm.addition import add
+from bigmm.crossproducts import CrossProducts
+from bigmm.reduction.work import Slices, add_slices
+
+#: Parts that one merge adds up, on the driver and on workers.
+FAN_IN = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """The sum of the batches from `start` up to, without, `stop`."""
+
+    start: int
+    stop: int
+    slices: Slices
+
+    @property
+    def size(self) -> int:
+        """Batches in it."""
+        return self.stop - self.start
+
+
+def extended(segments: list[Segment], batch: Slices) -> list[Segment]:
+    """Segments with one more batch."""
+    at = segments[-1].stop if segments else 0
+    found = [*segments, Segment(at, at + 1, batch)]
+    while len(run := _full(found)) == FAN_IN:
+        merged = Segment(run[0].start, run[-1].stop, add_slices([segment.slices for segment in run]))
+        found = [*found[:-FAN_IN], merged]
+    return found
+
+
+def _full(segments: list[Segment]) -> list[Segment]:
+    """The last segments, as far as they have one size."""
+    last = segments[-FAN_IN:]
+    return last if all(segment.size == last[-1].size for segment in last) else []
+
+
+def total(segments: list[Segment]) -> CrossProducts:
+    """The sum of everything; a slice of all segments is released before the next is added."""
+    return add(list(_slice_totals(segments)))
+
+
+def _slice_totals(segments: list[Segment]) -> Iterator[CrossProducts]:
+    for number in range(len(segments[0].slices)):
+        yield add([segment.slices[number] for segment in segments])

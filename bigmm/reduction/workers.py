@@ -1,0 +1,157 @@
+"""A pass on a Dask cluster: tasks, waiting for them, and what can happen to workers meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from distributed import Client, Future, get_worker
+from distributed.client import FutureCancelledError
+from distributed.scheduler import KilledWorker, NoWorkerError
+
+from bigmm.errors import ClusterError
+from bigmm.reduction.tally import Tally
+from bigmm.reduction.work import BATCH, ChunkReport, ChunkTask, Slices, reduce_chunk
+
+#: Seconds between two looks at a running batch, and between two questions to the scheduler.
+_LOOK = 0.5
+ASK = 20.0
+#: Seconds without any worker, or without an answer of the scheduler, until a pass is given up.
+NO_WORKERS = 300.0
+NO_ANSWER = 60.0
+#: Batches under way: at least two, enough chunks to give every thread two, and no more than this.
+_MOST_BATCHES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """A report that a worker sends to the client, by way of the scheduler's log of events."""
+
+    topic: str
+
+    def __call__(self, report: ChunkReport) -> None:
+        """Send it."""
+        get_worker().log_event(self.topic, asdict(report))
+
+
+class Workers:
+    """An executor of the threads of a Dask cluster.
+
+    Parameters
+    ----------
+    client : Client
+    tally : Tally
+        Told of every chunk that is done.
+    """
+
+    def __init__(self, client: Client, tally: Tally) -> None:
+        self._client, self._tally = client, tally
+        self._run = uuid.uuid4().hex  # keys that no other run shares: earlier results must not be taken for this one's
+        self._merges = self._threads = 0
+
+    @property
+    def window(self) -> int:
+        """Batches under way, by the threads that the cluster has now."""
+        with contextlib.suppress(OSError):  # whether the scheduler is there is for `result` to find out
+            identity = self._client.sync(self._client.scheduler.identity, callback_timeout=NO_ANSWER)
+            self._threads = sum(worker["nthreads"] for worker in identity["workers"].values())
+        return min(2 + -(-2 * self._threads // BATCH), _MOST_BATCHES)
+
+    def submit_chunk(self, task: ChunkTask) -> Future:
+        """Start a chunk; a partition of a Dask frame is computed where its reduction runs."""
+        key, report = f"bigmm-reduce-{task.number}-{self._run}", LogEvent(self._topic)
+        delayed = getattr(task.chunk, "delayed", None)
+        if delayed is None:
+            return self._client.submit(reduce_chunk, task, report, key=key)
+        bare = dataclasses.replace(task, chunk=dataclasses.replace(task.chunk, delayed=None))  # type: ignore[type-var]
+        return self._client.submit(reduce_chunk, bare, report, self._client.compute(delayed), key=key)
+
+    def submit(self, function: Callable[..., Any], futures: Sequence[Future]) -> Future:
+        """Start a merge, before other chunks: it frees memory."""
+        self._merges += 1
+        return self._client.submit(function, list(futures), key=f"bigmm-merge-{self._merges}-{self._run}", priority=10)
+
+    def result(self, future: Future) -> Slices:
+        """Wait for a result.
+
+        Raises
+        ------
+        ClusterError
+            When workers keep dying, none is left for long, or the scheduler does not answer.
+        """
+        self._watch(future)
+        try:
+            slices: Slices = future.result()
+        except KilledWorker as error:
+            raise ClusterError(
+                f"workers died again and again under the same task ({error}): give them more memory, or smaller chunks"
+            ) from None
+        except NoWorkerError as error:
+            raise ClusterError(f"no worker is left ({error}): start workers and run again") from None
+        except FutureCancelledError as error:
+            raise ClusterError(f"the scheduler dropped the pass ({error}): was it restarted? run again") from None
+        return slices
+
+    def cancel(self, futures: Sequence[Future]) -> None:
+        """Give up what is not done yet."""
+        self._client.cancel(list(futures))
+
+    def _watch(self, future: Future) -> None:
+        """Wait, and give up when no worker has been there for long.
+
+        (A scheduler waits for workers without end unless it was started with ``no-workers-timeout``.)
+        """
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())  # distributed.wait() with a timeout keeps the future alive, and its result
+        alive = asked = time.monotonic()
+        while not future.done():
+            done.wait(_LOOK)
+            self._tally.show()
+            if time.monotonic() - asked < ASK:
+                continue
+            if self._has_workers(future):
+                alive = time.monotonic()
+            elif time.monotonic() - alive > NO_WORKERS:
+                raise ClusterError(f"no worker has been there for {NO_WORKERS:.0f} s: start workers and run again")
+            asked = time.monotonic()
+
+    def _has_workers(self, future: Future) -> bool:
+        """Ask the scheduler itself: what the client knows of it stays as it was when the scheduler stops or is cut off."""
+        deadline = time.monotonic() + NO_ANSWER
+        while not future.done():
+            left = max(deadline - time.monotonic(), _LOOK)
+            try:
+                return bool(self._client.sync(self._client.scheduler.identity, callback_timeout=left)["workers"])
+            except OSError as error:  # a TimeoutError is one
+                if time.monotonic() >= deadline:
+                    raise ClusterError(
+                        f"the scheduler at {self._client.scheduler.address!r} has not answered for {NO_ANSWER:.0f} s: "
+                        "see that it runs and can be reached, and run again"
+                    ) from error
+                time.sleep(_LOOK)
+        return True
+
+    @property
+    def _topic(self) -> str:
+        return f"bigmm-{self._run}"
+
+    def _receive(self, event: Any) -> None:
+        _, content = event
+        self._tally(ChunkReport(**content))
+
+    def __enter__(self) -> Self:
+        """Listen to the workers' reports."""
+        self._client.subscribe_topic(self._topic, self._receive)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Listen no more."""
+        with contextlib.suppress(Exception):  # the scheduler may be gone
+            self._client.unsubscribe_topic(self._topic)
