@@ -20,8 +20,8 @@ _DENSE = 4e10
 _SUPERNODAL, _SIMPLICIAL, _ENTRY = 3e10, 1e9, 3e-8
 #: Supernodes of one column gain nothing from BLAS.
 _SINGLE = 5e8
-#: Selected inversion, twice the work of the factor.
-_INVERSE = 1e9
+#: Multiplications and additions of the selected inverse on supernodes, of which there are twice as many.
+_INVERSE = 2e10
 #: CHOLMOD makes supernodes where an entry of L costs more multiplications than this (its ``supernodal_switch``),
 #: and fills them up with zeros: 1.13 to 1.41 times the entries on grids and random graphs.
 _SWITCH, _PADDING = 40.0, 1.4
@@ -116,9 +116,10 @@ def cost_of_sparse(pattern: Pattern, permutation: Index, blocks: int) -> Cost:
     rate = _SUPERNODAL * blas_count(pattern.r) if supernodal else _SIMPLICIAL
     seconds = (flops - single) / rate + single / _SINGLE + _ENTRY * entries
     own = (8 + pattern.indices.itemsize) * len(pattern.indices) + pattern.indptr.itemsize * (pattern.r + blocks)
-    # L, a copy of it that the inverse takes the place of, and where S's entries stand in it
-    factor = int(2 * (8 + 4) * stored) + 8 * len(pattern.indices)
-    return Cost(entries, own + factor, flops, 2.0 * flops, seconds, 2.0 * flops / _INVERSE + _ENTRY * entries)
+    # L, a copy of it that the inverse takes the place of, where S's entries stand in it, and their inverse
+    factor = int(2 * (8 + 4) * stored) + 16 * len(pattern.indices)
+    inverting = 2.0 * flops / (_INVERSE if supernodal else _SIMPLICIAL) + _ENTRY * entries
+    return Cost(entries, own + factor, flops, 2.0 * flops, seconds, inverting)
 
 
 def _alone(counts: Index, parent: Index) -> Index:

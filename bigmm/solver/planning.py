@@ -171,9 +171,8 @@ class _Planner:
         leading = np.zeros(pattern.r, dtype=bool)
         leading[layout.root.columns(self.layout.leading or 0)] = True
         mean = float(degrees[leading].mean())
-        stages = [np.where(leading, 1, np.where(degrees <= rare, 0, 2)) for rare in _RARE]
-        stages += [np.where(leading & (degrees <= hub * mean), 0, np.where(leading, 2, 1)) for hub in _HUBS]
-        orders = (np.argsort(stage, kind="stable") for stage in stages)
+        moved = [(~leading & (degrees <= few), -2) for few in _RARE] + [(leading & (degrees > many * mean), 2) for many in _HUBS]
+        orders = (np.argsort(np.where(of, stage, ~leading), kind="stable") for of, stage in moved if of.any())
         return any(column_counts(pattern.indptr, pattern.indices, order, limit)[2] < limit for order in orders)
 
     def _analyse(self, name: Name, layout: Layout, pattern: Pattern, ordering: Ordering) -> None:
