@@ -140,6 +140,16 @@ def test_quiet_says_nothing() -> None:
     assert run_well("fit", FORMULA, SLEEP, "--quiet").stderr == ""
 
 
+def test_a_loss_of_digits_is_said(tmp_path: Path) -> None:
+    g, noise = np.repeat(np.arange(20), 10), np.sin(np.arange(200.0))
+    x = 1e6 * np.cos(7.0 * np.arange(200.0))
+    pd.DataFrame({"x": x, "g": g, "y": x + np.cos(g) + noise}).to_parquet(tmp_path / "large.parquet")
+    code, _, err = finish(spawn("fit", "y ~ x + (1|g)", tmp_path / "large.parquet", "--quiet", options=()))
+    assert code == 0
+    assert err.startswith("bigmm: warning: the fixed effects leave")
+    assert err.count("\n") == 1
+
+
 def test_fit_options_reach_the_library(tmp_path: Path) -> None:
     formula = "y ~ x + f + (1 | g)"
     data = str(tmp_path / "complete.parquet")

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
-from bigmm.errors import BigmmError, ClusterError
+from bigmm.errors import BigmmError, ClusterError, PrecisionWarning
 
 EXIT_UNEXPECTED = 1
 EXIT_MISTAKE = 2
@@ -231,11 +231,17 @@ def _logging(verbose: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _warnings(verbose: bool) -> Iterator[None]:
-    """Hide Python's warnings, unless they were asked for."""
+    """Show bigmm's own warnings as one line; hide those of other libraries, unless they were asked for."""
     with warnings.catch_warnings():
         if not verbose and not sys.warnoptions:
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", PrecisionWarning)
+            warnings.showwarning = _show_warning
         yield
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"bigmm: warning: {_one_line(str(message))}", err=True)
 
 
 def hush_cluster(verbose: bool) -> None:
