@@ -12,7 +12,17 @@ from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, F
 from bigmm.cli.files import check_places
 from bigmm.cli.options import data_options, examples, out_option, quiet_option, read_contrast, read_memory, read_theta
 from bigmm.cli.progress import stage
-from bigmm.cli.rows import SAME_FORMULA, PassOptions, append_to, are_saved, crossproducts_of, describe, load_crossproducts, merge_saved
+from bigmm.cli.rows import (
+    SAME_FORMULA,
+    PassOptions,
+    append_to,
+    are_saved,
+    crossproducts_of,
+    describe,
+    load_crossproducts,
+    merge_saved,
+    search_log,
+)
 from bigmm.errors import DataError, StorageError
 from bigmm.reduction.progress import Progress
 
@@ -103,15 +113,17 @@ def fit(
         parsed = parse_formula(formula)
         check_contrasts(dict(contrasts), parsed.fixed)
         check_places(out, parsed)
-    cp = crossproducts_of(formula, data, PassOptions(**options), quiet)
+    pass_options = PassOptions(**options)
+    cp = crossproducts_of(formula, data, pass_options, quiet)
     parsed = cp.design.formula if formula == SAME_FORMULA else parsed
     places = check_places(out, parsed)
+    logs = [search_log(pass_options, number) for number in range(len(places))]
     models = _models(cp, _asked(formula), parsed, not ml, dict(contrasts))
     converged: list[bool] = []
-    for model, place in zip(models, places, strict=True):
+    for model, place, log in zip(models, places, logs, strict=True):
         if converged:
             click.echo()
-        converged.append(_fit(model, place, start, settings, quiet))
+        converged.append(_fit(model, place, start, settings, log, quiet))
     if not all(converged):
         raise click.exceptions.Exit(EXIT_NOT_CONVERGED)
 
@@ -125,9 +137,11 @@ def _models(cp: CrossProducts, asked: str | None, formula: Formula, reml: bool, 
     return build_models(cp, asked, reml=reml, contrasts=contrasts)
 
 
-def _fit(model: LinearMixedModel, place: str | None, start: tuple[float, ...] | None, settings: Optimizer, quiet: bool) -> bool:
+def _fit(
+    model: LinearMixedModel, place: str | None, start: tuple[float, ...] | None, settings: Optimizer, log: str | None, quiet: bool
+) -> bool:
     """Fit, save and print one model; whether the search converged."""
-    found = _search(model, start, settings, quiet)
+    found = _search(model, start, settings, log, quiet)
     try:
         if place is not None:
             found.save(place)
@@ -147,9 +161,11 @@ def _asked(formula: str | None) -> str | None:
     return None if formula == SAME_FORMULA else formula
 
 
-def _search(model: LinearMixedModel, start: tuple[float, ...] | None, settings: Optimizer, quiet: bool) -> LinearMixedModelFit:
+def _search(
+    model: LinearMixedModel, start: tuple[float, ...] | None, settings: Optimizer, log: str | None, quiet: bool
+) -> LinearMixedModelFit:
     with stage("search for theta", quiet) as current:
-        found = model.fit(start, settings, lambda number, _, value: current.update(Progress("optimize", number, None, value)))
+        found = model.fit(start, settings, lambda number, _, value: current.update(Progress("optimize", number, None, value)), log)
         current.finish(f"objective {found.objective:.6f} after {found.nevals} evaluations")
     return found
 

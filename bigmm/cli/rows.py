@@ -11,8 +11,8 @@ import click
 
 from bigmm.cli.application import hush_cluster, is_verbose
 from bigmm.cli.progress import stage
-from bigmm.errors import DataError
-from bigmm.urls import joined
+from bigmm.errors import DataError, StorageError
+from bigmm.urls import is_url, joined
 
 if TYPE_CHECKING:
     from bigmm.crossproducts import CrossProducts
@@ -48,6 +48,23 @@ class PassOptions:
         values |= {"--on-error": self.on_error}
         values |= {"--scheduler": self.scheduler, "--workers": self.workers}  # type: ignore[dict-item]
         return [name for name, value in values.items() if value is not None]
+
+
+def search_log(options: PassOptions, number: int) -> str | None:
+    """Where the evaluations of a search are kept, None when they are not: a log is appended to, which object stores cannot do.
+
+    Raises
+    ------
+    StorageError
+        When there is a log and it is not to be resumed.
+    """
+    if options.checkpoint is None or is_url(options.checkpoint):
+        return None
+    os.makedirs(options.checkpoint, exist_ok=True)
+    log = os.path.join(options.checkpoint, f"search-{number}.jsonl")
+    if os.path.exists(log) and not options.resume:
+        raise StorageError(f"{options.checkpoint!r} holds a checkpoint: resume from it (--resume), remove it, or choose another place")
+    return log
 
 
 def are_saved(data: Sequence[str]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from bigmm.solver.optimize import Optimizer, minimize
 from bigmm.solver.plan import Plan
 from bigmm.solver.planning import make_plan
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
+from bigmm.solver.replay import replayed
 from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel, select, select_response
 
@@ -225,6 +228,7 @@ class LinearMixedModel:
         start: npt.ArrayLike | None = None,
         optimizer: str | Optimizer | None = None,
         on_evaluation: Callable[[int, Array, float], None] | None = None,
+        log: str | os.PathLike[str] | None = None,
     ) -> LinearMixedModelFit:
         """Find theta and everything that follows from it.
 
@@ -236,11 +240,16 @@ class LinearMixedModel:
         optimizer : str or Optimizer, optional
         on_evaluation : callable, optional
             Called with (number, theta, objective) after every evaluation.
+        log : path, optional
+            File that every evaluation is written to. A search that was killed and is started again with the same arguments
+            takes from it what it has, and ends with the same bits.
 
         Raises
         ------
         ModelError
             For a start of the wrong length or outside the bounds, unknown settings, or a plan that memory will not hold.
+        StorageError
+            For a log that cannot be read or written, or that belongs to another model or other crossproducts.
         """
         from bigmm.inference.fit import estimate
 
@@ -250,8 +259,15 @@ class LinearMixedModel:
         theta = self.selected.covariance.check(default if start is None else start)
         if settings.method == "newton":  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
-        found = minimize(self._with_derivatives, self.selected.covariance, theta, floor, settings, on_evaluation)
+        with nullcontext(self._with_derivatives) if log is None else replayed(self._with_derivatives, log, self._identity) as evaluate:
+            found = minimize(evaluate, self.selected.covariance, theta, floor, settings, on_evaluation)
         return estimate(self, found)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What decides the objective."""
+        contrasts = {name: choice if isinstance(choice, str) else repr(choice) for name, choice in self.selected.contrasts.items()}
+        return {"crossproducts": self.cp.digest, "formula": self.selected.formula.text, "reml": self.reml, "contrasts": contrasts}
 
     def _with_derivatives(self, theta: Array) -> tuple[float, Callable[[], Derivatives]]:
         value, evaluation = self.evaluate(theta)

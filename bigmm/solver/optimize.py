@@ -235,11 +235,13 @@ def _search(recorder: _Recorder, start: Array, lower: Array, settings: Optimizer
     optimizer.set_maxeval(max(settings.maxeval - len(recorder.trace), 1))
     try:
         optimizer.optimize(start)
-    except (nlopt.ForcedStop, nlopt.RoundoffLimited, SystemError) as error:
-        if recorder.failure is not None:  # after its last step BOBYQA does not heed a stop: SystemError
+    except (nlopt.ForcedStop, nlopt.RoundoffLimited, nlopt.runtime_error, SystemError) as error:
+        if recorder.failure is not None:  # what stops BOBYQA after its last step is a SystemError, L-BFGS in a line search a failure
             raise recorder.failure from None
         if isinstance(error, nlopt.RoundoffLimited):
             return "stopped by rounding", True
+        if isinstance(error, nlopt.runtime_error):
+            return "nlopt found no better point", False
         raise
     code = optimizer.last_optimize_result()
     return _REASONS.get(code, f"nlopt code {code}"), code in (nlopt.SUCCESS, nlopt.FTOL_REACHED, nlopt.XTOL_REACHED)
