@@ -151,7 +151,7 @@ class _Recorder:
             gradient[:] = derive().gradient if derive is not None else 0.0
             return value if derive is not None else self.trace[0][1]
         except BaseException as error:
-            self.failure = error
+            self.failure = self.failure or error  # L-BFGS may call again, and that fails because of the first
             raise nlopt.ForcedStop from error
 
     @property
