@@ -26,8 +26,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver import elimination
-from bigmm.solver.leaf_sums import LeafSums, sum_leaves
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
 
 
@@ -111,33 +109,16 @@ def _sums(pls: PenalizedLeastSquares, coefficients: Array) -> _Sums:
         _directions(pls.templates[g], N[:, :, -1], [(i, row, column) for i, (of, row, column) in enumerate(entries) if of == g], v)
     out.FVF += directions.T @ directions
     if leading is not None:
-        found, of, F = _leaves(pls, U, coefficients)
+        of = [i for i, (g, _, _) in enumerate(entries) if g == leading]
+        found, directions[:, of] = pls.leaf_sums(U, coefficients, np.array([entries[i][1:] for i in of], dtype=np.int64))
         out.E[leading], out.U[leading] = found.inverse + found.border, found.spread
         out.FVF[np.ix_(of, of)] += found.own - found.reduced
         out.WVF[:, of] += found.mixed
-        if F is not None and pls.layout.leaves is not None:
-            leaves, border = pls.layout.leaves, np.zeros((root.r, len(of)))
-            elimination.subtract_borders(leaves.root_indptr, leaves.root_leaves, leaves.root_entries, pls.B, F, border)
-            directions[:, of] = border
     if pls.factor is not None:
         F_root = pls.factor.solve_L(directions)
         out.FVF -= F_root.T @ F_root
         out.WVF += pls.W.root.T @ F_root
     return out
-
-
-def _leaves(pls: PenalizedLeastSquares, U: Array, coefficients: Array) -> tuple[LeafSums, list[int], Array | None]:
-    """Sums over leaves, which entries of theta they have directions for, and L_j^-1 v_j when there is a root."""
-    leaves, leading = pls.layout.leaves, pls.layout.leading
-    assert leaves is not None
-    assert leading is not None
-    assert pls.W is not None
-    assert pls.W.leaves is not None
-    of = [i for i, (g, _, _) in enumerate(pls.covariance.entries) if g == leading]
-    entries = np.array([pls.covariance.entries[i][1:] for i in of], dtype=np.int64)
-    F = None if pls.factor is None else np.empty((*pls.V.shape[:2], len(of)))
-    T = pls.templates[leading]
-    return sum_leaves(leaves, pls.V, pls.B, T, pls.W.leaves, U, np.ascontiguousarray(coefficients), entries, F), of, F
 
 
 def _directions(T: Array, u: Array, entries: list[tuple[int, int, int]], out: Array) -> None:
@@ -156,11 +137,10 @@ def _add_inverse(pls: PenalizedLeastSquares, sums: _Sums) -> None:
     pls.factor.invert()
     for g, block in zip(pls.layout.root.groups, pls.factor.diagonal_blocks(), strict=True):
         sums.E[g] = sums.E[g] + block
-    leaves, leading = pls.layout.leaves, pls.layout.leading
-    if leaves is not None and leading is not None:
-        elimination.unscale_leaf_rows(leaves.indptr, pls.V, pls.B)
+    leading = pls.layout.leading
+    if leading is not None:
         inverse_T = np.linalg.inv(pls.templates[leading])
-        sums.E[leading] = sums.E[leading] + inverse_T @ pls.factor.leaf_traces(pls.B) @ inverse_T.T
+        sums.E[leading] = sums.E[leading] + inverse_T @ pls.leaf_traces() @ inverse_T.T
 
 
 def _average_information(sums: _Sums, evaluation: Evaluation, nu: int) -> Array:

@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bigmm.columns import Array
-from bigmm.solver import elimination
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering
 from bigmm.solver.covariance import RelativeCovariance
-from bigmm.solver.layout import Layout, Leaves, replace_borders
+from bigmm.solver.layout import Index, Layout, replace_borders
+from bigmm.solver.leaf_sums import LeafSums
+from bigmm.solver.leaves import EliminatedLeaves
 from bigmm.solver.roots import Arrangement, arrange
 from bigmm.solver.threads import loop_threads, looping
 
@@ -138,15 +139,9 @@ class PenalizedLeastSquares:
         self.factor = chosen.factor
         self.templates: list[Array] = []
         self.W: Reduced | None = None
-        self._leaf_W: Array | None = None
-        self._threads = loop_threads(0.0)
-        if (found := self.layout.leaves) is not None:
-            q, k = found.ZtZ.shape[:2]
-            self.V = np.zeros((q, k, k))
-            self.B = np.empty((len(found.indices), k))
-            self._logdet_of = np.empty(q)
-            self._leaf_W = np.empty_like(found.ZtXy)
-            self._threads = loop_threads(found.products * k + found.ZtZ.size * (k + blocks.p + 1))
+        found = self.layout.leaves
+        self.eliminated = None if found is None else EliminatedLeaves(found)
+        self._leaf_W = None if found is None else np.empty_like(found.ZtXy)
 
     def with_response(self, blocks: ModelBlocks) -> PenalizedLeastSquares:
         """The same factorization for another y: layout, symbolic analysis and work arrays are shared, so that one is used at a time."""
@@ -156,7 +151,7 @@ class PenalizedLeastSquares:
 
     def looping(self) -> AbstractContextManager[None]:
         """A context in which compiled loops have as many threads as their work is worth."""
-        return looping(self._threads)
+        return looping(loop_threads(0.0)) if self.eliminated is None else self.eliminated.looping()
 
     def evaluate(self, theta: npt.ArrayLike) -> Evaluation:
         """Factor everything at theta.
@@ -174,45 +169,35 @@ class PenalizedLeastSquares:
 
     def _evaluate(self, values: Array) -> Evaluation:
         self.templates = self.covariance.templates(values)
-        logdet = 0.0
         leaves, root = self.layout.leaves, self.layout.root
-        if leaves is not None and self.layout.leading is not None:
-            elimination.leaf_factors(leaves.ZtZ, self.templates[self.layout.leading], self.V, self._logdet_of)
-            logdet += float(self._logdet_of.sum())
-            self._write_leaf_rows(leaves)
+        logdet = 0.0 if self.eliminated is None else self.eliminated.factor(self.leading_template, self.root_templates)
         if self.factor is not None:
-            self.factor.assemble(self.root_templates, None if leaves is None else self.B)
+            self.factor.assemble(self.root_templates, None if self.eliminated is None else self.eliminated.B)
             self.factor.factorize()
             logdet += self.factor.logdet()
         self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy, self._leaf_W)
         return Evaluation(values.copy(), logdet, _upper_factor(self.blocks.XytXy - self.W.gram()))
 
     @property
+    def leading_template(self) -> Array:
+        """Template of the leading factor."""
+        assert self.layout.leading is not None
+        return self.templates[self.layout.leading]
+
+    @property
     def root_templates(self) -> list[Array]:
         """Templates of the root's factors."""
         return [self.templates[g] for g in self.layout.root.groups]
 
-    def _write_leaf_rows(self, leaves: Leaves) -> None:
-        """B_j = V_j (Z_1'Z_root)_j Lambda of all leaves."""
-        for pair, T in zip(leaves.pairs, self.root_templates, strict=True):
-            if pair.by_leaf:
-                elimination.leaf_rows_by_leaf(pair.indptr, pair.starts, pair.ZtZ, self.V, T, self.B)
-            else:
-                columns = leaves.root_indptr[pair.first :]
-                elimination.leaf_rows_by_root(pair.indptr, columns, leaves.root_leaves, leaves.root_entries, pair.ZtZ, self.V, T, self.B)
-
     def reduce(self, leaves_C: Array | None, root_C: Array, out: Array | None = None) -> Reduced:
         """Take the random effects out of Z'C for any columns C; see `Reduced`. The leaves' part goes to `out`, if given."""
-        leaves, reduced_leaves = self.layout.leaves, None
-        if leaves_C is not None:
-            reduced_leaves = np.empty_like(leaves_C) if out is None else out
-            elimination.leaf_borders(self.V, leaves_C, reduced_leaves)
+        reduced = None if self.eliminated is None or leaves_C is None else self.eliminated.reduce(leaves_C, out)
         if self.factor is None:
-            return Reduced(reduced_leaves, root_C)
+            return Reduced(reduced, root_C)
         border = self.scale(root_C, transposed=True)
-        if leaves is not None and reduced_leaves is not None:
-            elimination.subtract_borders(leaves.root_indptr, leaves.root_leaves, leaves.root_entries, self.B, reduced_leaves, border)
-        return Reduced(reduced_leaves, self.factor.solve_L(border))
+        if self.eliminated is not None and reduced is not None:
+            self.eliminated.subtract_border(reduced, border)
+        return Reduced(reduced, self.factor.solve_L(border))
 
     def scale(self, x: Array, *, transposed: bool = False) -> Array:
         """Lambda x, or Lambda'x, on the root; x is (r, columns)."""
@@ -225,21 +210,28 @@ class PenalizedLeastSquares:
         """The root's spherical random effects for each column, S^-1 of its border: (r, columns)."""
         return columns.root if self.factor is None else self.factor.solve_Lt(columns.root)
 
-    def _leaf_effects(self, leaves: Leaves, columns: Array, spherical: Array) -> Array:
-        """The leaves' random effects for each column, on the original scale: V_j'(V_j(Z_1'C)_j - B_j u_root)."""
-        out = np.empty_like(columns)
-        elimination.leaf_effects(leaves.indptr, leaves.indices, self.B, self.V, columns, spherical, out)
-        return out
-
     def effects(self, columns: Reduced) -> list[Array]:
         """Lambda (Lambda'Z'Z Lambda + I)^-1 Lambda'Z'C by grouping factor, (q, k, columns) each."""
         out: list[Array] = [np.zeros(0)] * len(self.blocks.groups)
         u = self.spherical(columns)
         for g, part in zip(self.layout.root.groups, self.layout.root.split(self.scale(u)), strict=True):
             out[g] = part
-        if self.layout.leaves is not None and self.layout.leading is not None and columns.leaves is not None:
-            out[self.layout.leading] = self._leaf_effects(self.layout.leaves, columns.leaves, u)
+        if self.eliminated is not None and self.layout.leading is not None and columns.leaves is not None:
+            out[self.layout.leading] = self.eliminated.effects(columns.leaves, u)
         return out
+
+    def leaf_sums(self, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
+        """What derivatives need of the leaves, and the directions' border; see `EliminatedLeaves.sums`."""
+        assert self.eliminated is not None
+        assert self.W is not None
+        assert self.W.leaves is not None
+        return self.eliminated.sums(self.leading_template, self.W.leaves, U, coefficients, entries)
+
+    def leaf_traces(self) -> Array:
+        """Sum of (W_j C_j Lambda) S^-1 (..)' over the leaves, (k, k); after the factor was inverted."""
+        assert self.eliminated is not None
+        assert self.factor is not None
+        return self.factor.leaf_traces(self.eliminated.unscale())
 
     def solve(self, evaluation: Evaluation) -> Solution:
         """Fixed effects and conditional modes at the theta that was evaluated last."""
@@ -254,12 +246,12 @@ class PenalizedLeastSquares:
         Times sigma^2 they are the variances of the random effects given y and beta, lme4's ``postVar``.
         """
         out: list[Array] = [np.zeros(0)] * len(self.blocks.groups)
-        root, leaves = self.layout.root, self.layout.leaves
+        root = self.layout.root
         for g, k, start, stop in zip(root.groups, root.sizes, root.offsets, root.offsets[1:], strict=False):
             out[g] = self._root_variances(k, start, stop)
-        if leaves is not None and self.layout.leading is not None:
-            W = np.einsum("jba,jbc->jac", self.V, self.V)
-            out[self.layout.leading] = W + self._leaf_variances(leaves) if root.r else W
+        if self.eliminated is not None and self.layout.leading is not None:
+            W = np.einsum("jba,jbc->jac", self.eliminated.V, self.eliminated.V)
+            out[self.layout.leading] = W + self._leaf_variances(self.eliminated) if root.r else W
         return tuple(out)
 
     def _root_variances(self, k: int, start: int, stop: int) -> Array:
@@ -273,18 +265,19 @@ class PenalizedLeastSquares:
             blocks.append(self._squares(self.scale(right, transposed=True), k))
         return np.concatenate(blocks)
 
-    def _leaf_variances(self, leaves: Leaves) -> Array:
+    def _leaf_variances(self, eliminated: EliminatedLeaves) -> Array:
         """V_j' B_j S^-1 B_j' V_j, from the columns of L^-1 P B_j'."""
-        k, blocks = self.V.shape[1], []
+        leaves, all_V, B = eliminated.leaves, eliminated.V, eliminated.B
+        k, blocks = all_V.shape[1], []
         step = max(_BATCH // k, 1)
-        for first in range(0, len(self.V), step):
-            last = min(first + step, len(self.V))
+        for first in range(0, len(all_V), step):
+            last = min(first + step, len(all_V))
             right = np.zeros((self.layout.root.r, (last - first) * k))
             entries = slice(leaves.indptr[first], leaves.indptr[last])
             leaf = np.repeat(np.arange(last - first), np.diff(leaves.indptr[first : last + 1]))
             for a in range(k):
-                right[leaves.indices[entries], leaf * k + a] = self.B[entries, a]
-            V = self.V[first:last]
+                right[leaves.indices[entries], leaf * k + a] = B[entries, a]
+            V = all_V[first:last]
             blocks.append(np.einsum("jba,jbc,jcd->jad", V, self._squares(right, k), V))
         return np.concatenate(blocks)
 

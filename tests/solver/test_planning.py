@@ -96,7 +96,8 @@ def _simplicial(model: LinearMixedModel, leaves: bool) -> tuple[int, float]:
     pls.evaluate(model.theta0)
     assert isinstance(pls.factor, SparseRoot)
     L = pls.factor.factor.L()
-    beside = 0 if pls.layout.leaves is None else pls.B.size + sum(len(np.tril_indices(len(V))[0]) for V in pls.V)
+    leaves = pls.eliminated
+    beside = 0 if leaves is None else leaves.B.size + sum(len(np.tril_indices(len(V))[0]) for V in leaves.V)
     return L.nnz + beside, float((np.diff(L.indptr).astype(float) ** 2).sum())
 
 
