@@ -201,6 +201,20 @@ def test_bits_do_not_depend_on_threads(name: str, slopes: bool) -> None:
     assert found[0] == found[-1]
 
 
+@pytest.mark.parametrize("entries", [100, 2000])
+def test_factors_beyond_32_bits(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the matrix, or of its factor alone: the same numbers with 64-bit places."""
+    model = crossproducts("leaves + sparse root").model()
+    theta = model.theta0 * 0.7
+    objective, gradient = model.objective(theta), model.gradient(theta)
+    monkeypatch.setattr("bigmm.solver.cholmod._INT32_ENTRIES", entries)
+    model = crossproducts("leaves + sparse root").model()
+    assert model.objective(theta) == pytest.approx(objective, rel=1e-13)
+    np.testing.assert_allclose(model.gradient(theta), gradient, rtol=1e-9, atol=1e-9)
+    assert isinstance(model.pls.factor, SparseRoot)
+    assert model.pls.factor.indices.dtype == np.int64
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_closed_pattern(name: str) -> None:
     """The pattern is that of |Z|'|Z| after elimination, for scalar and vector-valued terms."""
