@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering, SparseFacto
 from bigmm.solver.layout import Index, Layout, Leaves, OwnBlocks, Root, lay_out
 from bigmm.solver.pattern import closed_pattern, own_pattern
 from bigmm.solver.selected_inverse import Places, find, invert_in_place
-from bigmm.solver.threads import blas_threads
+from bigmm.solver.threads import blas_limit, dense_threads, tiny
 
 
 class RootFactor(Protocol):
@@ -57,8 +58,8 @@ class DenseRoot:
         self._root, self._leaves = root, leaves
         self._S = np.empty((root.r, root.r))
         self._logdet = 0.0
-        self._threads = blas_threads(root.r)
-        self._inversion_threads = blas_threads(root.r, tiny=0)  # dpotri shares even little work
+        self._inversion_threads = blas_limit(dense_threads(root.r))  # dpotri shares even little work
+        self._threads: Callable[[], AbstractContextManager[object]] = nullcontext if tiny(root.r) else self._inversion_threads
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S."""
