@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from dask.sizeof import sizeof
 
 from bigmm.accounting import RowCounts
 from bigmm.addition import add
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from bigmm.solver.distributed import DistributedModel
     from bigmm.solver.optimize import Optimizer
     from bigmm.solver.select import SelectedModel
+
+#: Bytes of arguments that may travel with a task.
+_SMALL = 8e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,9 +219,15 @@ class _Slices:
         self._workers = Workers(client, Tally((), None))
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> list[Future]:
-        """Futures of ``function(slice, *arguments)``; the arguments travel to every worker once."""
-        (shared,) = self._client.scatter([arguments], broadcast=True, hash=False)
+        """Futures of ``function(slice, *arguments)``; the arguments travel to a worker once."""
+        shared = self._shared(arguments)
         return [self._client.submit(_apply, function, one, shared, pure=False) for one in self._slices]
+
+    def _shared(self, arguments: tuple[Any, ...]) -> Future:
+        """The arguments, from where workers fetch them; small ones stay with the scheduler, too, and outlive any worker."""
+        if sum(sizeof(argument) for argument in arguments) < _SMALL:
+            return self._client.submit(_itself, arguments, pure=False)
+        return self._client.scatter([arguments], hash=False)[0]
 
     def each(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What ``function(slice, *arguments)`` returns for each slice."""
@@ -239,6 +249,10 @@ class _Slices:
 
     def _results(self, futures: Sequence[Future]) -> list[Any]:
         return [self._workers.result(future) for future in futures]
+
+
+def _itself(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return arguments
 
 
 def _apply(function: Callable[..., Any], one: Any, arguments: tuple[Any, ...]) -> Any:
