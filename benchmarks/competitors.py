@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
+import select
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,8 +18,16 @@ from typing import Any, Self
 from problems import Problem
 
 _HERE = Path(__file__).resolve().parent
-#: What limits the threads of OpenBLAS, OpenMP and numba.
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+#: What limits the threads of OpenBLAS, OpenMP, numba and Rayon.
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+class StoppedError(Exception):
+    """A competitor took longer than the limit, and was ended."""
+
+
+class UnableError(Exception):
+    """A competitor cannot do a problem, or broke; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,34 +42,73 @@ class Competitor:
     probe : tuple of str
         Succeeds when the worker can run.
     measures : tuple of str
-        What it answers to: "evaluation", "fit" and "lmer".
+        What it answers to, of "evaluation", "gradient", "fit", "lmer" and "command".
+    settings : dict
+        For the worker.
+    rows : bool
+        It needs rows; crossproducts are not enough.
+    limited : bool
+        It is stopped at the limit of seconds.
     """
 
     name: str
     command: tuple[str, ...]
     probe: tuple[str, ...]
     measures: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    rows: bool = True
+    limited: bool = True
 
     def available(self) -> bool:
         """The program and its packages are installed."""
         return shutil.which(self.probe[0]) is not None and subprocess.run(self.probe, capture_output=True, check=False).returncode == 0
 
+    def measured(self, problem: Problem, rows: bool) -> tuple[str, ...]:
+        """What it is measured on in one problem, with or without rows."""
+        wanted = [measure for measure in self.measures if rows or measure not in ("lmer", "command")]
+        return tuple(measure for measure in wanted if problem.command or measure != "command")
 
-#: lme4 has no crossproducts to start from: its fit always begins with the data frame.
-COMPETITORS = (
-    Competitor(
-        name="bigmm",
-        command=(sys.executable, str(_HERE / "worker_bigmm.py")),
-        probe=(sys.executable, "-c", "import bigmm"),
-        measures=("evaluation", "fit", "lmer"),
-    ),
-    Competitor(
-        name="lme4",
-        command=("Rscript", str(_HERE / "worker_lme4.R")),
-        probe=("Rscript", "-e", "library(lme4); library(jsonlite)"),
-        measures=("evaluation", "lmer"),
-    ),
-)
+
+def competitors(peers: str) -> tuple[Competitor, ...]:
+    """Everybody; `peers` is the Python that has mixedlm and gpboost."""
+    own = (sys.executable, str(_HERE / "worker_bigmm.py"))
+    return (
+        Competitor(
+            name="bigmm",
+            command=own,
+            probe=(sys.executable, "-c", "import bigmm"),
+            measures=("evaluation", "gradient", "fit", "lmer", "command"),
+            settings={"optimizer": "newton"},
+            rows=False,
+            limited=False,
+        ),
+        Competitor(
+            name="bigmm bobyqa",
+            command=own,
+            probe=(sys.executable, "-c", "import bigmm"),
+            measures=("fit",),
+            settings={"optimizer": "bobyqa"},
+            rows=False,
+        ),
+        Competitor(
+            name="lme4",
+            command=("Rscript", str(_HERE / "worker_lme4.R")),
+            probe=("Rscript", "-e", "library(lme4); library(jsonlite)"),
+            measures=("evaluation", "fit", "lmer"),
+        ),
+        Competitor(
+            name="mixedlm",
+            command=(peers, str(_HERE / "worker_mixedlm.py")),
+            probe=(peers, "-c", "import mixedlm"),
+            measures=("evaluation", "fit", "lmer"),
+        ),
+        Competitor(
+            name="gpboost",
+            command=(peers, str(_HERE / "worker_gpboost.py")),
+            probe=(peers, "-c", "import gpboost"),
+            measures=("lmer",),
+        ),
+    )
 
 
 class Worker:
@@ -68,46 +118,84 @@ class Worker:
     ----------
     competitor : Competitor
     problem : Problem
-    path : Path
-        The problem's data file.
+    folder : Path
+        Where the problem's data are.
     threads : str
         A number, or "default" to limit nothing.
+    limit : float
+        Seconds that loading or one measurement may take.
+    memory : float
+        Bytes of data that the process may have.
 
     Attributes
     ----------
-    diagonal : list of bool
-        Which entries of theta are bounded by 0.
-    versions, blas : str
+    hello : dict
+        "diagonal" (which entries of theta are bounded by 0), "versions", "blas"; bytes: "base" before the problem was loaded,
+        "products" and "factor" where they are known.
+
+    Raises
+    ------
+    StoppedError, UnableError
     """
 
-    def __init__(self, competitor: Competitor, problem: Problem, path: Path, threads: str) -> None:
-        task = {"path": str(path), "formula": problem.formula, "reml": problem.reml, "categories": problem.categories}
+    def __init__(self, competitor: Competitor, problem: Problem, folder: Path, threads: str, limit: float, memory: float) -> None:
+        self.competitor = competitor
+        self._limit = limit if competitor.limited else None
+        self._log = folder / f"{competitor.name}.log"
+        task = {"folder": str(folder), "formula": problem.formula, "reml": problem.reml, **competitor.settings}
         environment = {name: value for name, value in os.environ.items() if name not in _THREADS}
         if threads != "default":
             environment |= dict.fromkeys(_THREADS, threads)
-        self.competitor = competitor
-        self._process = subprocess.Popen(
-            [*competitor.command, json.dumps(task)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        hello = self._answer()
-        self.diagonal: list[bool] = hello["diagonal"]
-        self.versions: str = hello["versions"]
-        self.blas: str = hello["blas"]
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [*competitor.command, json.dumps(task)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+            )
+        if hasattr(resource, "prlimit"):  # Linux
+            resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (int(memory), int(memory)))
+        self.hello = self._answer()
 
     def measure(self, measure: str, thetas: list[list[float]], budget: float) -> dict[str, Any]:
-        """Seconds, repeats, evaluations and objectives of one measurement."""
+        """Seconds, repeats, evaluations, objective and peak of one measurement.
+
+        Raises
+        ------
+        StoppedError, UnableError
+        """
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"measure": measure, "thetas": thetas, "budget": budget}) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # of a program that has ended, whose last words say why
+            self._process.stdin.write(json.dumps({"measure": measure, "thetas": thetas, "budget": budget}) + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], self._limit)[0]:
+            self.close()
+            raise StoppedError
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the worker of {self.competitor.name} ended with code {self._process.wait()}")
+            raise UnableError(self._last_words(self._process.wait()))
         answer: dict[str, Any] = json.loads(line)
+        if "unable" in answer:
+            self.close()
+            raise UnableError(answer["unable"])
         return answer
+
+    def _last_words(self, code: int) -> str:
+        """The last line that the program wrote to standard error."""
+        lines = self._log.read_text(errors="replace").split("\n")
+        return f"ended with code {code}: {next((line.strip() for line in reversed(lines) if line.strip()), '')[:200]}"
+
+    def close(self) -> None:
+        """End the program."""
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError, ValueError):  # an order that nobody has read
+            self._process.communicate()
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -115,5 +203,4 @@ class Worker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """End the program."""
-        self._process.terminate()
-        self._process.communicate()
+        self.close()

@@ -1,67 +1,77 @@
-"""Rows of measurements: a CSV file that runs are appended to."""
+"""Rows of measurements: a CSV file a run."""
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import platform
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TypeAlias
 
-#: Problem, threads, measure: what two competitors are compared on.
-Case: TypeAlias = tuple[str, str, str]
+#: Objectives at one theta agree to this part.
+_AGREE = 1e-8
+#: A minimum of -2 log-likelihood that is lower by more than this is another minimum.
+_LOWER = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement.
+    """One measurement, or why there is none.
 
     Attributes
     ----------
-    run : str
-        Rows are compared within one run only.
     problem, threads, competitor, measure : str
         ``threads`` is "1", or "default" when no environment variable limits them.
+    thetas : int
     round : int
-        Counts from 1; competitors take turns within a round.
+        Counts from 1; competitors take turns within a round. 0: nothing was measured.
+    state : str
+        "measured"; "stopped" at the limit of seconds; or what stood in the way.
     seconds : float
-        Median of the repetitions that fit into the time budget of a measurement.
+        Median of the repetitions that fit into the time budget of a measurement; the limit when stopped.
     repeats : int
     evaluations : int
         Objectives computed in one repetition.
     objective : float
         At the optimum, or at the first of the fixed thetas.
+    peak, base, products, factor : float
+        Bytes: the process at its highest when it had done the measure for the first time, the process before it loaded the
+        problem, the crossproducts, L with its dense root.
     versions, blas, cpu : str
     cores : int
     """
 
-    run: str
     problem: str
+    thetas: int
     threads: str
     competitor: str
     measure: str
     round: int
+    state: str
     seconds: float
     repeats: int
     evaluations: int
     objective: float
+    peak: float
+    base: float
+    products: float
+    factor: float
     versions: str
     blas: str
     cpu: str
     cores: int
 
     @property
-    def key(self) -> tuple[str, ...]:
-        """What is measured once in a run."""
-        return (self.run, self.problem, self.threads, self.competitor, self.measure, str(self.round))
+    def case(self) -> tuple[str, str]:
+        """What rows must share to be compared."""
+        return (self.problem, self.threads)
 
-    @property
-    def case(self) -> Case:
-        """What competitors share."""
-        return (self.problem, self.threads, self.measure)
+
+_WHOLE = ("thetas", "round", "repeats", "evaluations", "cores")
+_REAL = ("seconds", "objective", "peak", "base", "products", "factor")
 
 
 def read(path: Path) -> list[Row]:
@@ -73,20 +83,31 @@ def read(path: Path) -> list[Row]:
 
 
 def _typed(record: dict[str, str]) -> Row:
-    whole = {name: int(record[name]) for name in ("round", "repeats", "evaluations", "cores")}
-    real = {name: float(record[name]) for name in ("seconds", "objective")}
+    whole = {name: int(record[name]) for name in _WHOLE}
+    real = {name: float(record[name] or "nan") for name in _REAL}
     return Row(**{**record, **whole, **real})  # type: ignore[arg-type]
 
 
-def append(path: Path, row: Row) -> None:
-    """Write one row at the end of a file, with a header when it is new."""
+def append(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows at the end of a file, with a header when it is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         if new:
             writer.writeheader()
-        writer.writerow({**asdict(row), "seconds": f"{row.seconds:.6g}", "objective": f"{row.objective:.14g}"})
+        writer.writerows(_text(row) for row in rows)
+
+
+def _text(row: Row) -> dict[str, object]:
+    digits = {"seconds": ".6g", "objective": ".14g"}
+    real = {name: getattr(row, name) for name in _REAL}
+    return {**asdict(row), **{name: "" if math.isnan(value) else format(value, digits.get(name, ".0f")) for name, value in real.items()}}
+
+
+def latest(folder: Path) -> Path:
+    """The last run's file."""
+    return max(folder.glob("*.csv"))
 
 
 def machine() -> tuple[str, int]:
@@ -99,18 +120,38 @@ def machine() -> tuple[str, int]:
     return model, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def medians(rows: Iterable[Row]) -> dict[tuple[Case, str], float]:
-    """Median seconds by (case, competitor), over the rounds."""
-    found: dict[tuple[Case, str], list[float]] = {}
-    for row in rows:
-        found.setdefault((row.case, row.competitor), []).append(row.seconds)
-    return {key: statistics.median(values) for key, values in found.items()}
+def of(rows: Iterable[Row], competitor: str, measure: str) -> list[Row]:
+    """Rows of one competitor's measure, by round."""
+    return sorted((row for row in rows if (row.competitor, row.measure) == (competitor, measure)), key=lambda row: row.round)
 
 
-def ratios(rows: Iterable[Row], rival: str, own: str = "bigmm") -> dict[Case, list[float]]:
-    """Seconds of `rival` over seconds of `own`, one value a round that has both; above 1 `own` is faster."""
-    found: dict[Case, dict[int, dict[str, float]]] = {}
-    for row in rows:
-        found.setdefault(row.case, {}).setdefault(row.round, {})[row.competitor] = row.seconds
-    both = {case: [turn[rival] / turn[own] for turn in turns.values() if {rival, own} <= turn.keys()] for case, turns in found.items()}
-    return {case: values for case, values in both.items() if values}
+def seconds(rows: Sequence[Row], competitor: str, measure: str) -> float:
+    """Median over the rounds; NaN when it was not measured."""
+    found = [row.seconds for row in of(rows, competitor, measure) if row.state == "measured"]
+    return statistics.median(found) if found else math.nan
+
+
+def ratios(rows: Sequence[Row], rival: str, measure: str, own: str = "") -> list[float]:
+    """Seconds of a rival's measure over bigmm's seconds of the same or of the measure `own`, one value a round that has both.
+
+    A rival that was stopped has its limit for seconds, so that its ratio is a lower bound.
+    """
+    mine = {row.round: row.seconds for row in of(rows, "bigmm", own or measure) if row.state == "measured"}
+    return [row.seconds / mine[row.round] for row in of(rows, rival, measure) if row.round in mine]
+
+
+def complaints(rows: Sequence[Row]) -> list[str]:
+    """Where competitors disagree: other objectives at one theta, or a lower minimum than bigmm's."""
+    found = []
+    for case in dict.fromkeys(row.case for row in rows):
+        here = [row for row in rows if row.case == case and row.state == "measured"]
+        for row in here:
+            same = [own.objective for own in of(here, "bigmm", row.measure)]
+            if not same or math.isnan(row.objective):
+                continue
+            where = f"{row.problem}, {row.measure}: {row.competitor} has {row.objective:.12g}, bigmm {same[0]:.12g}"
+            if row.measure in ("evaluation", "gradient") and not math.isclose(row.objective, same[0], rel_tol=_AGREE):
+                found.append(f"{where} at the same theta")
+            if row.measure in ("fit", "lmer") and row.objective < same[0] - _LOWER - 1e-10 * abs(same[0]):
+                found.append(f"{where}, which is not the minimum")
+    return list(dict.fromkeys(found))

@@ -1,80 +1,142 @@
-"""bigmm as a competitor: loads one problem, then measures what it is told to, a line of JSON at a time."""
+"""bigmm as a competitor: starts from crossproducts, and reads the rows only when a measure begins with them."""
 
 from __future__ import annotations
 
-import json
-import statistics
+import itertools
+import math
+import os
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import measuring
+import numba
 import numpy as np
 import pandas as pd
 import sksparse
 import threadpoolctl
 
 import bigmm
+from bigmm.crossproducts import CrossProducts
+
+#: The command reads the rows from so many files with so many workers.
+_FILES, _WORKERS = 8, 2
 
 
 def main() -> None:
-    """Answer each line of standard input with a line on standard output."""
-    task = json.loads(sys.argv[1])
-    data = pd.read_csv(task["path"], dtype=dict.fromkeys(task["categories"], "str"))
-    cp = bigmm.reduce(task["formula"], data)
-    model = cp.model(reml=task["reml"])
-    reply({"diagonal": (model.lower == 0.0).tolist(), "versions": versions(), "blas": blas()})
-    for line in sys.stdin:
-        order = json.loads(line)
-        if order["measure"] == "evaluation":
-            reply(evaluation(model, order["thetas"], order["budget"]))
-        elif order["measure"] == "fit":
-            reply(fit(lambda: cp.fit(reml=task["reml"]), order["budget"]))
-        else:
-            reply(fit(lambda: bigmm.lmer(task["formula"], data, reml=task["reml"]), order["budget"]))
+    """Load the crossproducts, then measure what is ordered."""
+    task = measuring.task()
+    warm_up()
+    base = measuring.resident()
+    work = Work(task)
+    measuring.say(
+        {
+            "diagonal": (work.cp.model(reml=task["reml"]).lower == 0.0).tolist(),
+            "versions": versions(),
+            "blas": blas(),
+            "base": base,
+            "products": work.cp.nbytes,
+            "factor": factor_bytes(work.cp),
+        }
+    )
+    measuring.serve({"evaluation": work.evaluation, "gradient": work.gradient, "fit": work.fit, "lmer": work.lmer, "command": work.command})
 
 
-def evaluation(model: bigmm.LinearMixedModel, thetas: list[list[float]], budget: float) -> dict[str, Any]:
-    """Seconds of one objective, over passes through the thetas."""
-    points = [np.array(theta) for theta in thetas]
-    objectives = [model.objective(point) for point in points]
-    seconds, repeats = repeat(lambda: [model.objective(point) for point in points], budget)
-    return {"seconds": seconds / len(points), "repeats": repeats * len(points), "evaluations": 1, "objectives": objectives}
+class Work:
+    """One problem; nothing is kept from one measure to the next but the crossproducts, for the sake of the peak."""
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        self.task = task
+        self.folder = Path(task["folder"])
+        self.cp = bigmm.load(self.folder / "crossproducts")
+
+    def evaluation(self, order: dict[str, Any]) -> measuring.Answer:
+        """One objective."""
+        model = self.cp.model(reml=self.task["reml"])
+        model.objective(order["thetas"][0])
+        return measuring.evaluations(model.objective, order)
+
+    def gradient(self, order: dict[str, Any]) -> measuring.Answer:
+        """One objective with its derivatives."""
+        model = self.cp.model(reml=self.task["reml"])
+        model.objective(order["thetas"][0])
+
+        def run(theta: list[float]) -> float:
+            value, evaluation = model.evaluate(np.array(theta))
+            model.differentiate(evaluation)
+            return value
+
+        return measuring.evaluations(run, order)
+
+    def fit(self, order: dict[str, Any]) -> measuring.Answer:
+        """The fit from crossproducts."""
+        return measuring.fits(lambda: self.cp.fit(reml=self.task["reml"], optimizer=self.task["optimizer"]), order, outcome)
+
+    def lmer(self, order: dict[str, Any]) -> measuring.Answer:
+        """The fit from the data frame."""
+        data = pd.read_parquet(self.folder / "rows.parquet")
+        return measuring.fits(partial(bigmm.lmer, self.task["formula"], data, reml=self.task["reml"], client=0), order, outcome)
+
+    def command(self, order: dict[str, Any]) -> measuring.Answer:
+        """The command ``bigmm fit`` on Parquet files, from the start of its process to the summary."""
+        files = self.folder / "files"
+        if not files.exists():
+            cut(pd.read_parquet(self.folder / "rows.parquet"), files)
+        method = [] if self.task["reml"] else ["--ml"]
+        entry = [sys.executable, "-c", "import bigmm.cli; bigmm.cli.main()", "fit", self.task["formula"], str(files / "*.parquet")]
+        program = [*entry, *method, "--workers", str(_WORKERS)]
+        seconds, repeats, _ = measuring.repeat(lambda: subprocess.run(program, capture_output=True, check=True), order["budget"])
+        return {"seconds": seconds, "repeats": repeats, "evaluations": 0, "objective": math.nan}
 
 
-def fit(run: Callable[[], bigmm.LinearMixedModelFit], budget: float) -> dict[str, Any]:
-    """Seconds of a whole fit."""
-    found: list[bigmm.LinearMixedModelFit] = []
-    seconds, repeats = repeat(lambda: found.append(run()), budget)
-    return {"seconds": seconds, "repeats": repeats, "evaluations": found[-1].nevals, "objectives": [found[-1].objective]}
+def outcome(fit: bigmm.LinearMixedModelFit) -> tuple[int, float]:
+    """Evaluations and objective."""
+    return fit.nevals, fit.objective
 
 
-def repeat(function: Callable[[], object], budget: float) -> tuple[float, int]:
-    """Median seconds of a call, over as many calls as begin within the budget."""
-    seconds: list[float] = []
-    while not seconds or sum(seconds) < budget:
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), len(seconds)
+def warm_up() -> None:
+    """Load every compiled loop: scalar and vector terms, dense and sparse roots."""
+    rng = np.random.default_rng(0)
+    refs = rng.integers(10, size=(400, 3))
+    data = pd.DataFrame({"y": rng.standard_normal(400), "x": rng.standard_normal(400), "g": refs[:, 0], "h": refs[:, 1], "i": refs[:, 2]})
+    data["j"] = np.arange(400) // 4
+    data["k"] = data["j"] // 2
+    for formula in ("y ~ x + (1|g) + (1|h)", "y ~ x + (x|g) + (x|h)", "y ~ x + (x|g)", "y ~ x + (1|j) + (1|k)", "y ~ x + (x|j) + (1|k)"):
+        bigmm.lmer(formula, data, client=0)
+
+
+def factor_bytes(cp: CrossProducts) -> float:
+    """Bytes of L, dense root included, as the plan of the factorization has them; NaN for a bigmm without plans."""
+    plan = getattr(cp, "plan", None)
+    return 8.0 * plan().nnz if plan is not None else math.nan
+
+
+def cut(data: pd.DataFrame, folder: Path) -> None:
+    """Write rows as Parquet files of consecutive rows."""
+    folder.mkdir()
+    edges = np.linspace(0, len(data), _FILES + 1).astype(int)
+    for i, (start, stop) in enumerate(itertools.pairwise(edges)):
+        data.iloc[start:stop].to_parquet(folder / f"part-{i}.parquet", index=False)
 
 
 def versions() -> str:
     """The package and what its evaluations rest on."""
-    return f"bigmm {bigmm.__version__}, scikit-sparse {sksparse.__version__}, numpy {np.__version__}, Python {sys.version.split()[0]}"
+    rest = f"scikit-sparse {sksparse.__version__}, numba {numba.__version__}, numpy {np.__version__}, Python {sys.version.split()[0]}"
+    return f"bigmm {bigmm.__version__}, {rest}"
 
 
 def blas() -> str:
-    """CHOLMOD's BLAS: the one that is not inside numpy's or scipy's wheel, where there is such a one."""
+    """The BLAS libraries in this process; CHOLMOD's is the one that is in nobody's wheel."""
     libraries = [library for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
-    own = [library for library in libraries if not library["prefix"].startswith("libscipy_")] or libraries
-    return ", ".join(sorted({f"{library['internal_api']} {library['version']}" for library in own}))
+    return ", ".join(sorted({f"{library['internal_api']} {library['version']} ({owner(library['filepath'])})" for library in libraries}))
 
 
-def reply(answer: dict[str, Any]) -> None:
-    """One line for the runner."""
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+def owner(path: str) -> str:
+    """The wheel that a library came with, or the system."""
+    folder = os.path.basename(os.path.dirname(path))
+    return folder.removesuffix(".libs") if folder.endswith(".libs") else "system"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-# lme4 as a competitor: loads one problem, then measures what it is told to, a line of JSON at a time.
-# The same protocol as worker_bigmm.py. Needs R with lme4 and jsonlite.
+# lme4 as a competitor: the protocol of measuring.py. Needs R with lme4 and jsonlite.
 
 suppressPackageStartupMessages({
     library(lme4)
@@ -7,39 +6,59 @@ suppressPackageStartupMessages({
 })
 
 main <- function(task) {
-    data <- read_data(task$path, unlist(task$categories))
+    base <- memory("VmRSS")
+    data <- read_data(task$folder)
     formula <- as.formula(task$formula)
     devfun <- lmer(formula, data, REML = task$reml, devFunOnly = TRUE)
-    reply(list(diagonal = I(environment(devfun)$lower == 0), versions = versions(), blas = blas()))
+    start <- environment(devfun)$pp$theta + 0  # a copy: evaluations change it
+    reply(list(diagonal = I(environment(devfun)$lower == 0), versions = versions(), blas = blas(), base = base))
     input <- file("stdin", "r")
     while (length(line <- readLines(input, n = 1)) > 0) {
         order <- fromJSON(line, simplifyVector = FALSE)
-        if (order$measure == "evaluation") {
-            reply(evaluation(devfun, lapply(order$thetas, unlist), order$budget))
-        } else {
-            reply(fit(function() lmer(formula, data, REML = task$reml), order$budget))
-        }
+        answer <- switch(order$measure,
+            evaluation = evaluation(devfun, lapply(order$thetas, unlist), order$budget),
+            fit = fit(devfun, start, order$budget),
+            lmer = whole(function() lmer(formula, data, REML = task$reml), order$budget)
+        )
+        reply(c(answer, peak = memory("VmHWM")))
     }
 }
 
-read_data <- function(path, categories) {
-    data <- read.csv(path, colClasses = setNames(rep("character", length(categories)), categories))
-    data[categories] <- lapply(data[categories], factor)
-    data
+read_data <- function(folder) {
+    about <- fromJSON(file.path(folder, "columns.json"))
+    columns <- lapply(setNames(nm = names(about$kinds)), function(name) {
+        kind <- about$kinds[[name]]
+        path <- file.path(folder, paste0(name, ".", kind))
+        if (kind == "number") return(readBin(path, "double", about$rows))
+        codes <- readBin(path, "integer", about$rows)
+        structure(codes, levels = readLines(file.path(folder, paste0(name, ".levels"))), class = "factor")
+    })
+    structure(columns, class = "data.frame", row.names = .set_row_names(about$rows))
 }
 
-# Seconds of one deviance, over passes through the thetas.
+# Seconds of one deviance, the thetas in turn.
 evaluation <- function(devfun, thetas, budget) {
-    objectives <- vapply(thetas, devfun, 0)
-    found <- repeated(function() for (theta in thetas) devfun(theta), budget)
-    list(seconds = found$seconds / length(thetas), repeats = found$repeats * length(thetas), evaluations = 1, objectives = I(objectives))
+    if (budget == 0) thetas <- thetas[1]
+    objectives <- numeric(0)
+    found <- repeated(function() objectives <<- c(objectives, devfun(thetas[[length(objectives) %% length(thetas) + 1]])), budget)
+    list(seconds = found$seconds, repeats = found$repeats, evaluations = 1, objective = objectives[1])
+}
+
+# Seconds of the search alone, as lmer() does it, without the check of derivatives after it.
+fit <- function(devfun, start, budget) {
+    control <- lmerControl()
+    found <- repeated(function() {
+        optimizeLmer(devfun, optimizer = control$optimizer, restart_edge = control$restart_edge, boundary.tol = control$boundary.tol,
+                     start = start, calc.derivs = FALSE, control = control$optCtrl)
+    }, budget)
+    list(seconds = found$seconds, repeats = found$repeats, evaluations = found$value$feval, objective = found$value$fval)
 }
 
 # Seconds of lmer() as it comes: model frame, search, check of the derivatives.
-fit <- function(run, budget) {
+whole <- function(run, budget) {
     found <- repeated(run, budget)
     list(seconds = found$seconds, repeats = found$repeats, evaluations = found$value@optinfo$feval,
-         objectives = I(unname(getME(found$value, "devcomp")$cmp[[if (isREML(found$value)) "REML" else "dev"]])))
+         objective = unname(getME(found$value, "devcomp")$cmp[[if (isREML(found$value)) "REML" else "dev"]]))
 }
 
 # Median seconds of a call, over as many calls as begin within the budget.
@@ -51,6 +70,13 @@ repeated <- function(call, budget) {
         seconds <- c(seconds, as.numeric(Sys.time() - start, units = "secs"))
     }
     list(seconds = median(seconds), repeats = length(seconds), value = value)
+}
+
+# Bytes of this process; 0 where the system does not tell.
+memory <- function(name) {
+    if (!file.exists("/proc/self/status")) return(0)
+    line <- grep(paste0("^", name, ":"), readLines("/proc/self/status"), value = TRUE)
+    as.numeric(gsub("[^0-9]", "", line)) * 1024
 }
 
 versions <- function() {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bigmm.errors import BigmmError, ClusterError, DataError, FormulaError, LabelError, ModelError, PrecisionWarning, StorageError
 
 if TYPE_CHECKING:
+    from bigmm.addition import merge
     from bigmm.crossproducts import CrossProducts
     from bigmm.fitting import lmer
     from bigmm.inference.fit import LinearMixedModelFit
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
     from bigmm.storage import load
+    from bigmm.subtraction import subtract
 
 __version__ = "0.1.0"
 
@@ -42,7 +44,9 @@ __all__ = [
     "StorageError",
     "lmer",
     "load",
+    "merge",
     "reduce",
+    "subtract",
 ]
 
 #: Loaded on first use: a worker that reduces chunks never loads the solver.
@@ -54,7 +58,9 @@ _HOMES = {
     "Progress": "bigmm.reduction.progress",
     "lmer": "bigmm.fitting",
     "load": "bigmm.storage",
+    "merge": "bigmm.addition",
     "reduce": "bigmm.reduction.reduce",
+    "subtract": "bigmm.subtraction",
 }
 
 

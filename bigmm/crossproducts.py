@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bigmm.accounting import RowCounts, SkippedChunk, Sources
 from bigmm.columns import Array, Column
 from bigmm.design import Design
 
@@ -20,27 +21,7 @@ if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
-
-
-@dataclass(frozen=True, slots=True)
-class RowCounts:
-    """What became of the rows: ``read == used + dropped``.
-
-    Attributes
-    ----------
-    read, used : int
-    missing : dict of {column: rows}
-        Rows in which the column is missing; a row with two gaps counts under both.
-    """
-
-    read: int = 0
-    used: int = 0
-    missing: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def dropped(self) -> int:
-        """Incomplete rows."""
-        return self.read - self.used
+    from bigmm.solver.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,8 +40,8 @@ class GroupProducts:
         Rows of each level.
     ZtZ : (q, k, k) float64
         Z'Z is block diagonal: one block a level.
-    ZtXy : (q, k, P + 1) float64
-        Z'[X_raw y].
+    ZtXy : (q, k, P + R) float64
+        Z'[X_raw y1 y2 ...].
     """
 
     names: tuple[str, ...]
@@ -97,7 +78,7 @@ class PairProducts:
 class CrossProducts:
     """The sufficient statistics of a linear mixed model and of every model inside it.
 
-    With W = [X_raw y], the raw fixed-effects columns and the response, these are W'W, and for the grouping factors
+    With W = [X_raw y1 y2 ...], the raw fixed-effects columns and the R responses, these are W'W, and for the grouping factors
     Z_g'Z_g, Z_g'W and Z_g'Z_h. Everything carries labels, so that the sum of two is the crossproducts of all their
     rows: levels and columns that only one of them has seen simply appear in the sum.
 
@@ -107,16 +88,20 @@ class CrossProducts:
         The formula and the constants of the pass.
     columns : tuple of Column, length P
         Raw columns of the fixed part.
-    XytXy : (P + 1, P + 1) float64
-        [X_raw y]'[X_raw y], columns shifted by the design's constants, weighted.
+    XytXy : (P + R, P + R) float64
+        W'W, columns shifted by the design's constants, weighted.
     groups : tuple of GroupProducts
         One for each grouping factor, in the formula's order.
     pairs : dict of {(g, h): PairProducts}
         For positions g < h in `groups`.
     rows : RowCounts
     sum_log_weights : float
-    digest : str
-        Identifies the data of the pass.
+    plan_digest : str
+        Identifies the data of the pass and how they were cut: paths, sizes, times, row groups. See `digest` for what is inside.
+    sources : Sources
+        Rows by file: their sums are `rows`.
+    skipped : tuple of SkippedChunk
+        Chunks that could not be read and are not in the sums.
 
     References
     ----------
@@ -130,7 +115,10 @@ class CrossProducts:
     pairs: Mapping[tuple[int, int], PairProducts]
     rows: RowCounts
     sum_log_weights: float = 0.0
-    digest: str = ""
+    plan_digest: str = ""
+    sources: Sources = field(default_factory=Sources)
+    skipped: tuple[SkippedChunk, ...] = ()
+    _digest: str = field(default="", init=False, repr=False)
 
     @property
     def nobs(self) -> int:
@@ -138,9 +126,21 @@ class CrossProducts:
         return self.rows.used
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of all arrays, labels, counts and the design, in hexadecimal: equal when, to the bit, the crossproducts are.
+
+        It is the same on every machine and does not depend on where the files lie. Computed on first use, at the speed of SHA-256.
+        """
+        if not self._digest:
+            from bigmm.storage import content_digest
+
+            object.__setattr__(self, "_digest", content_digest(self))
+        return self._digest
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the arrays; levels included."""
-        total = self.XytXy.nbytes
+        total = self.XytXy.nbytes + self.sources.nbytes
         for group in self.groups:
             total += group.ZtZ.nbytes + group.ZtXy.nbytes + group.rows.nbytes + int(group.levels.memory_usage())
         return total + sum(pair.ZtZ.nbytes + pair.g_refs.nbytes + pair.h_refs.nbytes for pair in self.pairs.values())
@@ -156,11 +156,12 @@ class CrossProducts:
         Raises
         ------
         LabelError
-            When they were collected for different formulas, weights or kinds of columns.
+            When they were collected for different formulas, weights or kinds of columns, or share a file, whose rows would
+            count twice (`bigmm.merge` can allow that).
         """
-        from bigmm.addition import add
+        from bigmm.addition import merge
 
-        return add([self, other])
+        return merge([self, other])
 
     def __sub__(self, other: CrossProducts) -> CrossProducts:
         """Crossproducts of the rows of `self` that are not in `other`; levels without rows disappear.
@@ -168,9 +169,9 @@ class CrossProducts:
         Raises
         ------
         LabelError
-            When `other` is not a part of `self`.
+            When `other` is not a part of `self`, or has files that are not among those of `self` (`bigmm.subtract` can allow that).
         """
-        from bigmm.addition import subtract
+        from bigmm.subtraction import subtract
 
         return subtract(self, other)
 
@@ -180,7 +181,7 @@ class CrossProducts:
         Parameters
         ----------
         formula : str, optional
-            Any formula whose columns and grouping factors were collected.
+            Any formula whose columns and grouping factors were collected; it names one response when there are several.
         reml : bool
             REML criterion, or minus twice the log-likelihood.
         contrasts : dict, optional
@@ -215,6 +216,58 @@ class CrossProducts:
             "newton" (the default), a method of nlopt ("bobyqa", "lbfgs", "cobyla", "neldermead", "sbplx"), or settings.
         """
         return self.model(formula, reml=reml, contrasts=contrasts).fit(start=start, optimizer=optimizer)
+
+    def fits(
+        self,
+        formula: str | None = None,
+        reml: bool = True,
+        contrasts: Mapping[str, Any] | None = None,
+        start: npt.ArrayLike | None = None,
+        optimizer: str | Optimizer | None = None,
+    ) -> dict[str, LinearMixedModelFit]:
+        """A fit for each response of ``cbind(y1, y2) ~ ...``, the same numbers as `fit` gives for it alone.
+
+        Columns are coded and Z'Z is analysed once for all of them.
+
+        Parameters
+        ----------
+        formula : str, optional
+            A sub-model; its left side lists the responses to fit.
+        reml, contrasts, start, optimizer
+            As for `fit`.
+
+        Returns
+        -------
+        dict of {response: LinearMixedModelFit}
+        """
+        from bigmm.solver.model import build_models
+
+        models = build_models(self, formula, reml=reml, contrasts=contrasts)
+        fits = (model.fit(start=start, optimizer=optimizer) for model in models)
+        return {fit.formula.responses[0].text: fit for fit in fits}
+
+    def plan(
+        self,
+        formula: str | None = None,
+        reml: bool = True,
+        contrasts: Mapping[str, Any] | None = None,
+        memory: float | None = None,
+    ) -> Plan:
+        """How a fit would factor the model, and the entries of L, memory, flops and seconds that this costs; nothing is factored.
+
+        Parameters
+        ----------
+        formula, reml, contrasts
+            As for `model`.
+        memory : float, optional
+            Bytes that a fit may take; unless given, the environment's BIGMM_MEMORY, or what this process may still take.
+
+        Returns
+        -------
+        Plan
+            Prints as a table.
+        """
+        return self.model(formula, reml=reml, contrasts=contrasts).plan(memory)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a directory of JSON, npz and Parquet that `bigmm.load` reads; replaced as a whole or not at all.

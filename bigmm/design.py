@@ -48,8 +48,8 @@ class Design:
         Declared orders of levels; columns without one sort by value.
     shift : dict of {numeric factors joined by ":": constant}
         Subtracted from the numeric columns of X before anything is multiplied; Z stays unshifted.
-    y_shift : float
-        Subtracted from the response (after the offset).
+    y_shift : dict of {response: constant}
+        Subtracted from the responses (after the offset).
     na_action : {"omit", "fail"}
     """
 
@@ -59,7 +59,7 @@ class Design:
     offset: str | None = None
     categories: Mapping[str, tuple[Level, ...]] = field(default_factory=dict)
     shift: Mapping[str, float] = field(default_factory=dict)
-    y_shift: float = 0.0
+    y_shift: Mapping[str, float] = field(default_factory=dict)
     na_action: NaAction = "omit"
 
     @property
@@ -84,7 +84,7 @@ class Design:
         return tuple(GroupDesign(names[key], z_blocks(on_group, self.kinds)) for key, on_group in terms.items())
 
     def check(self) -> None:
-        """See that the formula's arithmetic, the response, weights and offset are numbers.
+        """See that the formula's arithmetic, the responses, weights and offset are numbers.
 
         Raises
         ------
@@ -93,7 +93,8 @@ class Design:
         for role, name in {"weights": self.weights, "offset": self.offset}.items():
             if name is not None and self.kinds[name] != "number":
                 raise DataError(f"{role} column {name!r} holds text, truth values or dates: expected numbers")
-        check_numeric(self.formula.response, self.kinds, "the response ")
+        for response in self.formula.responses:
+            check_numeric(response, self.kinds, "the response ")
         for offset in self.formula.offsets:
             check_numeric(offset, self.kinds)
         _ = self.x_blocks, self.groups

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from bigmm.design import NaAction
+from bigmm.errors import FormulaError
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice, check_contrasts
 from bigmm.reduction.arguments import check_column_names
@@ -61,7 +62,10 @@ def lmer(
     Bates, Maechler, Bolker and Walker (2015), "Fitting linear mixed-effects models using lme4", JSS 67(1).
     """
     check_column_names(weights, offset)
-    check_contrasts({} if contrasts is None else contrasts, parse_formula(formula).fixed)
+    parsed = parse_formula(formula)
+    if len(parsed.responses) > 1:
+        raise FormulaError("several responses are several fits: bigmm.reduce(formula, data).fits()", formula, formula.index("cbind("))
+    check_contrasts({} if contrasts is None else contrasts, parsed.fixed)
     cp = reduce(
         formula,
         data,

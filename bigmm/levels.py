@@ -13,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-Refs = npt.NDArray[np.intp]
+from bigmm.codes import encode, merge_sorted
+
+#: Codes: int32 where they are computed row by row.
+Refs = npt.NDArray[np.signedinteger[Any]]
 
 
 def union(indexes: Sequence[pd.Index]) -> tuple[pd.Index, list[Refs]]:
@@ -21,6 +24,9 @@ def union(indexes: Sequence[pd.Index]) -> tuple[pd.Index, list[Refs]]:
     first = indexes[0]
     if all(other is first or other.equals(first) for other in indexes[1:]):
         return first, [np.arange(len(first))] * len(indexes)
+    if all(type(index) is pd.Index and index.dtype == np.int64 for index in indexes):
+        values, places = merge_sorted([index.to_numpy() for index in indexes])
+        return pd.Index(values), places
     refs, levels = factorize(_concatenate(indexes))
     cuts = np.cumsum([len(index) for index in indexes])[:-1]
     return levels, list(np.split(refs, cuts))
@@ -40,9 +46,12 @@ def _concatenate(indexes: Sequence[pd.Index]) -> pd.Index:
 def factorize(labels: pd.Index) -> tuple[Refs, pd.Index]:
     """Integer codes of labels among their sorted distinct values: (refs, levels)."""
     if not isinstance(labels, pd.MultiIndex):
-        if labels.dtype.kind in "iu":
-            values, refs = np.unique(labels.to_numpy(), return_inverse=True)
+        if labels.dtype == np.int64:
+            refs, values = encode(labels.to_numpy())
             return refs, pd.Index(values)
+        if labels.dtype.kind in "iu":
+            distinct, places = np.unique(labels.to_numpy(), return_inverse=True)
+            return places, pd.Index(distinct)
         codes, levels = pd.factorize(labels, sort=True)
         return codes, levels
     parts = [factorize(labels.get_level_values(depth)) for depth in range(labels.nlevels)]
@@ -66,10 +75,11 @@ def combine(refs: Sequence[Refs], levels: Sequence[pd.Index]) -> tuple[Refs, pd.
     """
     if len(refs) == 1:
         return refs[0], levels[0]
-    key, present = refs[0].astype(np.int64), [np.arange(len(levels[0]))]
+    key: Refs = refs[0]
+    present: list[Refs] = [np.arange(len(levels[0]))]
     for codes, index in zip(refs[1:], levels[1:], strict=True):
         # Compressed after every factor, so that the product of the level counts never overflows.
-        distinct, key = np.unique(key * len(index) + codes, return_inverse=True)
+        key, distinct = encode(key.astype(np.int64) * len(index) + codes)
         parents, children = np.divmod(distinct, max(len(index), 1))
         present = [*(codes_of[parents] for codes_of in present), children]
     arrays: Any = present

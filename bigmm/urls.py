@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeGuard
 
 
-def is_url(path: str | os.PathLike[str]) -> bool:
+def is_url(path: str | os.PathLike[str]) -> TypeGuard[str]:
     """Whether a place is on another file system than this machine's."""
     return isinstance(path, str) and re.match(r"[a-z][a-z0-9+.-]*://", path, re.IGNORECASE) is not None
 

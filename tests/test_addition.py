@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bigmm
-from bigmm.addition import add, reshift, subtract
+from bigmm.addition import add, reshift
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
 from bigmm.errors import LabelError
 from bigmm.formula import parse_formula
 from bigmm.reduction.partial import partial_crossproducts
+from bigmm.subtraction import subtract
 
 #: Sums of some dozen products of numbers up to 10, in another order.
 RTOL, ATOL = 1e-11, 1e-10
@@ -124,7 +125,7 @@ class TestSums:
     @given(cuts(), st.integers(0, 10_000), st.floats(-5, 5), st.floats(-5, 5))
     def test_parts_with_other_shifts(self, chunks: list[list[int]], seed: int, y_shift: float, x_shift: float) -> None:
         frame, design = rows(60, seed), design_of()
-        other = replace(design, y_shift=y_shift, shift={"x": x_shift, "I(x^2)": -x_shift})
+        other = replace(design, y_shift={"y": y_shift}, shift={"x": x_shift, "I(x^2)": -x_shift})
         parts = [reduced(frame.iloc[chunk], design if i % 2 else other) for i, chunk in enumerate(chunks)]
         assert_same(add(parts), reduced(frame, parts[0].design), atol=1e-8)
 
@@ -265,7 +266,7 @@ class TestShift:
     @given(st.floats(-50, 50), st.floats(-50, 50), st.integers(0, 10_000))
     def test_reshift_is_a_pass_with_that_shift(self, y_shift: float, x_shift: float, seed: int) -> None:
         frame, design = rows(50, seed), design_of(weights="w")
-        shifted = replace(design, y_shift=y_shift, shift={"x": x_shift, "I(x^2)": x_shift / 2})
+        shifted = replace(design, y_shift={"y": y_shift}, shift={"x": x_shift, "I(x^2)": x_shift / 2})
         assert_same(reshift(reduced(frame, design), shifted), reduced(frame, shifted), rtol=1e-9, atol=1e-7)
         assert_same(reshift(reduced(frame, shifted), design), reduced(frame, design), rtol=1e-9, atol=1e-6)
 

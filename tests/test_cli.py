@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bigmm
+from bigmm.accounting import SkippedChunk
 from bigmm.cli import main
 
 DATA = Path(__file__).parent / "data"
@@ -82,6 +84,47 @@ def write_parts(frame: pd.DataFrame, folder: Path, parts: int = 5) -> Path:
     return folder
 
 
+# plan
+
+
+def test_plan_prints_the_table(crossproducts: Path) -> None:
+    result = run_well("plan", "-", crossproducts)
+    found = bigmm.load(crossproducts)
+    assert isinstance(found, bigmm.CrossProducts)
+    assert result.stdout.splitlines()[:3] == str(found.plan()).splitlines()[:3]
+    assert result.stderr == ""
+
+
+def test_plan_as_json(crossproducts: Path) -> None:
+    data = json.loads(run_well("plan", ONE, crossproducts, "--ml", "--json", "--memory", "2GB").stdout)
+    assert data["chosen"]["name"] == "leaves"
+    assert data["chosen"]["nnz_L"] == 18
+    assert data["available"] == 2e9
+    assert data["fits"] is True
+
+
+def test_plan_that_does_not_fit(crossproducts: Path) -> None:
+    result = run("plan", "-", crossproducts, "--memory", "100B")
+    assert result.exit_code == 2
+    assert "leaves" in result.stdout
+    assert result.stderr.startswith("bigmm: error: the fit needs ")
+    assert "100 B are available" in result.stderr
+
+
+def test_fit_that_does_not_fit(crossproducts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIGMM_MEMORY", "100B")
+    result = run("fit", "-", crossproducts)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "100 B are available" in result.stderr
+
+
+def test_plan_refuses(crossproducts: Path) -> None:
+    for arguments, message in [((crossproducts, "--memory", "lots"), "no amount of memory"), ((SLEEP,), "no saved crossproducts")]:
+        result = run("plan", "-", *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
 # fit
 
 
@@ -95,6 +138,16 @@ def test_fit_prints_the_summary_and_nothing_else() -> None:
 
 def test_quiet_says_nothing() -> None:
     assert run_well("fit", FORMULA, SLEEP, "--quiet").stderr == ""
+
+
+def test_a_loss_of_digits_is_said(tmp_path: Path) -> None:
+    g, noise = np.repeat(np.arange(20), 10), np.sin(np.arange(200.0))
+    x = 1e6 * np.cos(7.0 * np.arange(200.0))
+    pd.DataFrame({"x": x, "g": g, "y": x + np.cos(g) + noise}).to_parquet(tmp_path / "large.parquet")
+    code, _, err = finish(spawn("fit", "y ~ x + (1|g)", tmp_path / "large.parquet", "--quiet", options=()))
+    assert code == 0
+    assert err.startswith("bigmm: warning: the fixed effects leave")
+    assert err.count("\n") == 1
 
 
 def test_fit_options_reach_the_library(tmp_path: Path) -> None:
@@ -161,22 +214,210 @@ def test_saved_crossproducts_add_up(tmp_path: Path, sleep: pd.DataFrame) -> None
 
 
 def test_reduce_says_what_is_inside(tmp_path: Path, sleep: pd.DataFrame) -> None:
-    sleep.loc[[3, 5], "Days"] = np.nan
+    sleep.loc[[3, 5, 40], "Days"] = np.nan
     folder = write_parts(sleep, tmp_path / "parts")
     result = run_well("reduce", FORMULA, folder, "--out", tmp_path / "sleep.cp")
-    found = dict(re.split(r"  +", line.strip()) for line in result.stdout.splitlines())
-    memory = found.pop("memory")
-    assert memory.endswith(" MB")
-    assert found == {
-        "formula": FORMULA,
-        "rows read": "180",
-        "rows used": "178",
-        "rows dropped": "2",
-        "missing Days": "2",
-        "raw columns of X": "2",
-        "levels of Subject": "18",
-    }
+    cp = bigmm.load(tmp_path / "sleep.cp")
+    assert isinstance(cp, bigmm.CrossProducts)
+    expected = f"""\
+formula  {FORMULA}
+
+rows read       180
+rows used       177
+rows dropped      3
+  missing Days    3
+
+5 sources of rows, in {folder}/
+  source          read  used  dropped  missing
+  part-0.parquet    36    34        2  Days 2
+  part-1.parquet    36    35        1  Days 1
+  part-2.parquet    36    36        0
+  part-3.parquet    36    36        0
+  part-4.parquet    36    36        0
+
+grouping factor  levels  labels    rows a level  (median)   bytes  columns of Z
+Subject              18  integers       8 to 10        10  1.6 kB  1, Days
+
+raw columns of X  2: 1, Days
+shifted by        Reaction {cp.design.y_shift["Reaction"]:g}
+in memory         {cp.nbytes / 1000:.1f} kB; of these X'X 72 B
+digest            {cp.digest}
+plan              {cp.plan_digest}
+"""
+    assert re.sub(r"(?<=        10  )[0-9.]+ kB", "1.6 kB", result.stdout) == expected
     assert run_well("summary", tmp_path / "sleep.cp").stdout == result.stdout
+    assert run_well("inspect", tmp_path / "sleep.cp").stdout.startswith(result.stdout)
+
+
+# inspect
+
+
+def test_inspect_as_json(tmp_path: Path, sleep: pd.DataFrame) -> None:
+    sleep.loc[7, "Days"] = np.nan
+    folder = write_parts(sleep, tmp_path / "parts", parts=30)
+    shown = run_well("reduce", FORMULA, folder, "--out", tmp_path / "sleep.cp").stdout
+    assert "30 sources of rows" in shown
+    assert "  ... and 22 more files\n" in shown
+    record = json.loads(run_well("inspect", tmp_path / "sleep.cp", "--json").stdout)
+    cp = bigmm.load(tmp_path / "sleep.cp")
+    assert isinstance(cp, bigmm.CrossProducts)
+    assert (record["kind"], record["format"], record["written_by"]) == ("crossproducts", 2, f"bigmm {bigmm.__version__}")
+    assert (record["digest"], record["plan_digest"]) == (cp.digest, cp.plan_digest)
+    assert record["rows"] == {"read": 180, "used": 179, "dropped": 1, "missing": {"Days": 1}}
+    assert [file["url"] for file in record["files"]] == [str(folder / f"part-{number}.parquet") for number in range(30)]
+    assert sum(file["read"] for file in record["files"]) == 180
+    assert record["files"][1]["missing"] == {"Days": 1}
+    assert record["files"][1]["size"] == (folder / "part-1.parquet").stat().st_size
+    (group,) = record["groups"]
+    assert (group["name"], group["levels"], group["types"], group["columns"]) == ("Subject", 18, ["integers"], ["1", "Days"])
+    assert record["skipped"] == []
+
+
+def test_inspect_pairs_and_skipped_chunks(tmp_path: Path) -> None:
+    cp = bigmm.reduce("strength ~ 1 + (1 | batch/cask)", str(DATA / "pastes.csv"))
+    skipped = (SkippedChunk("b.parquet, row group 3", "cannot read it", 1200), SkippedChunk("c.csv", "not UTF-8", None))
+    replace(cp, skipped=skipped).save(tmp_path / "pastes.cp")
+    shown = run_well("inspect", tmp_path / "pastes.cp").stdout
+    assert "SKIPPED 2 chunks of 1,200 or more rows, which are in none of the sums\n  b.parquet, row group 3: cannot read it\n" in shown
+    assert re.search(r"^cask:batch x batch +30 +\S+ B +a count$", shown, re.MULTILINE)
+    assert re.search(r"^cask:batch +30 +text:text +2 to 2 ", shown, re.MULTILINE)
+    record = json.loads(run_well("inspect", tmp_path / "pastes.cp", "--json").stdout)
+    assert record["skipped"][1] == {"name": "c.csv", "reason": "not UTF-8", "rows": None}
+
+
+def test_inspect_a_fit(saved_fit: Path) -> None:
+    shown = run_well("inspect", saved_fit).stdout
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in shown.splitlines())
+    assert lines["fitted by"].startswith(f"REML, objective {OBJECTIVE}")
+    assert (lines["rows"], lines["levels"]) == ("180 used", "Subject 18")
+    record = json.loads(run_well("inspect", saved_fit, "--json").stdout)
+    fit = bigmm.load(saved_fit)
+    assert isinstance(fit, bigmm.LinearMixedModelFit)
+    assert (record["kind"], record["objective"]) == ("fit", fit.objective)
+    assert list(record["theta"].items()) == list(zip(fit.covariance.names, fit.theta, strict=True))
+
+
+# merge, subtract, reduce --into
+
+
+@pytest.fixture
+def days(tmp_path: Path, sleep: pd.DataFrame) -> Path:
+    """Three files and the crossproducts of each."""
+    folder = write_parts(sleep, tmp_path / "days", parts=3)
+    for number in range(3):
+        bigmm.reduce(FORMULA, folder / f"part-{number}.parquet", client=0).save(tmp_path / f"{number}.cp")
+    return folder
+
+
+def test_merge_and_subtract(tmp_path: Path, days: Path) -> None:
+    shown = run_well("merge", *(tmp_path / f"{number}.cp" for number in range(3)), "-o", tmp_path / "all.cp").stdout
+    assert "3 sources of rows" in shown
+    assert run_well("summary", tmp_path / "all.cp").stdout == shown
+    assert OBJECTIVE in run_well("fit", "-", tmp_path / "all.cp").stdout
+    run_well("subtract", tmp_path / "all.cp", tmp_path / "1.cp", "--out", tmp_path / "rest.cp")
+    rest, direct = bigmm.load(tmp_path / "rest.cp"), bigmm.reduce(FORMULA, [days / "part-0.parquet", days / "part-2.parquet"], client=0)
+    assert isinstance(rest, bigmm.CrossProducts)
+    assert list(rest.sources) == list(direct.sources)
+    assert rest.fit().objective == pytest.approx(direct.fit().objective, rel=1e-9)
+
+
+def test_merge_refuses_a_file_twice(tmp_path: Path, days: Path) -> None:
+    run_well("merge", tmp_path / "0.cp", tmp_path / "1.cp", "-o", tmp_path / "all.cp")
+    before = (tmp_path / "all.cp" / "crossproducts.json").read_bytes()
+    both = (tmp_path / "all.cp", tmp_path / "1.cp")
+    for command in (("merge", *both, "-o", tmp_path / "all.cp"), ("fit", "-", *both)):
+        result = run(*command)
+        assert result.exit_code == 2
+        assert "part-1.parquet' is in several of the crossproducts, and rows would count twice" in result.stderr
+    assert (tmp_path / "all.cp" / "crossproducts.json").read_bytes() == before
+    run_well("merge", tmp_path / "all.cp", tmp_path / "1.cp", "--allow-overlap", "-o", tmp_path / "twice.cp")
+    assert json.loads(run_well("inspect", tmp_path / "twice.cp", "--json").stdout)["rows"]["read"] == 180
+
+
+def test_subtract_refuses_what_was_not_added(tmp_path: Path, days: Path) -> None:
+    result = run("subtract", tmp_path / "0.cp", tmp_path / "1.cp", "-o", tmp_path / "none.cp")
+    assert result.exit_code == 2
+    assert "cannot subtract: " in result.stderr
+    assert not (tmp_path / "none.cp").exists()
+
+
+def test_append_reads_new_files_only(tmp_path: Path, days: Path, sleep: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "all.cp"
+    run_well("reduce", FORMULA, days, "--out", place)
+    before = bigmm.load(place)
+    result = run_well("reduce", FORMULA, days, "--into", place)
+    assert result.stdout == f"nothing new: {place} has all of these files\n"
+    sleep.assign(Subject=sleep["Subject"] + 1000).to_parquet(days / "part-3.parquet", index=False)
+    opened = []
+    real = bigmm.reduction.sources.files.DataFile.open
+    monkeypatch.setattr("bigmm.reduction.sources.files.DataFile.open", lambda self, *args: opened.append(self.label) or real(self, *args))
+    run_well("reduce", "-", days, "--into", place, "--quiet")
+    assert set(opened) == {"part-3.parquet"}
+    after = bigmm.load(place)
+    assert isinstance(after, bigmm.CrossProducts)
+    assert isinstance(before, bigmm.CrossProducts)
+    assert (before.nobs, after.nobs, len(after.sources)) == (180, 360, 4)
+    assert after.digest == bigmm.reduce(FORMULA, days, into=before, client=0).digest
+    assert run_well("reduce", "-", days, "--into", place).stdout.startswith("nothing new")
+
+
+def test_append_refuses_changed_files(tmp_path: Path, days: Path, sleep: pd.DataFrame) -> None:
+    place = tmp_path / "all.cp"
+    run_well("reduce", FORMULA, days, "--out", place)
+    before = (place / "crossproducts.json").read_bytes()
+    sleep.to_parquet(days / "part-1.parquet", index=False)
+    result = run("reduce", FORMULA, days, "--into", place)
+    assert result.exit_code == 2
+    assert re.search(r"part-1\.parquet' changed after it was added \(another size or time\): subtract", result.stderr)
+    assert (place / "crossproducts.json").read_bytes() == before
+
+
+def test_append_notices_another_writer(tmp_path: Path, days: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "all.cp"
+    run_well("reduce", FORMULA, days / "part-0.parquet", "--out", place)
+    real = bigmm.reduction.reduce.reduce
+
+    def meanwhile(*args: Any, **kwargs: Any) -> bigmm.CrossProducts:
+        cp = real(*args, **kwargs)
+        bigmm.merge([kwargs["into"], bigmm.load(tmp_path / "1.cp")]).save(place)  # type: ignore[list-item]
+        return cp
+
+    monkeypatch.setattr("bigmm.reduction.reduce.reduce", meanwhile)
+    result = run("reduce", "-", days, "--into", place)
+    assert result.exit_code == 2
+    assert "was replaced while the rows were read: run again" in result.stderr
+    found = bigmm.load(place)
+    assert isinstance(found, bigmm.CrossProducts)
+    assert len(found.sources) == 2
+
+
+def test_fit_of_several_responses(tmp_path: Path, sleep: pd.DataFrame) -> None:
+    data = tmp_path / "two.parquet"
+    sleep.assign(**{"log y": np.log(sleep["Reaction"])}).to_parquet(data)
+    formula = "cbind(Reaction, log(Reaction), `log y`) ~ Days + (1 | Subject)"
+    result = run_well("fit", formula, data, "--out", tmp_path / "fits")
+    assert sorted(path.name for path in (tmp_path / "fits").iterdir()) == ["Reaction", "log_Reaction", "log_y"]
+    alone = run_well("fit", ONE, SLEEP).stdout
+    assert result.stdout.startswith(alone.partition("optimizer")[0].replace(ONE, "Reaction ~ Days + (1 | Subject)"))
+    assert result.stdout.count("Linear mixed model fit by REML") == 3
+    loaded = bigmm.load(tmp_path / "fits" / "log_y")
+    assert isinstance(loaded, bigmm.LinearMixedModelFit)
+    assert loaded.formula.text == "`log y` ~ Days + (1 | Subject)"
+    run_well("fit", formula, data, "--out", tmp_path / "fits")  # may be replaced
+    run_well("reduce", formula, data, "--out", tmp_path / "two.cp")
+    assert run_well("fit", "-", tmp_path / "two.cp").stdout == result.stdout
+    refused = run("fit", formula, data, "--out", tmp_path / "two.cp")
+    assert refused.exit_code == 2
+    assert "there are several fits to save: choose another place" in refused.stderr
+
+
+def test_fits_before_a_response_that_cannot_be_fitted_are_kept(tmp_path: Path, sleep: pd.DataFrame) -> None:
+    sleep.assign(z=1.0).to_parquet(tmp_path / "two.parquet")
+    result = run("fit", "cbind(Reaction, z) ~ Days + (1 | Subject)", tmp_path / "two.parquet", "--out", tmp_path / "fits")
+    assert result.exit_code == 2
+    assert "bigmm: error: response 'z': the fixed effects explain the response exactly" in result.stderr
+    assert result.stdout.count("Linear mixed model") == 1
+    assert [path.name for path in (tmp_path / "fits").iterdir()] == ["Reaction"]
 
 
 # predict
@@ -325,6 +566,15 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         on_crossproducts("reduce", "-", "CP", "CP/../sleep.cp", "--out", "CP2"),
         "sleep.cp' is listed twice .before as .*sleep.cp'.",
     ),
+    "out and into": (on_crossproducts("reduce", "-", SLEEP, "--out", "CP2", "--into", "CP"), "expected one of --out and --into"),
+    "neither out nor into": (plainly("reduce", ONE, SLEEP), "expected one of --out and --into"),
+    "into nothing": (plainly("reduce", ONE, SLEEP, "--into", "DIR/none"), "none' does not exist"),
+    "crossproducts into crossproducts": (on_crossproducts("reduce", "-", "CP", "--into", "CP"), "--into reads rows, .* bigmm merge"),
+    "another formula into": (on_crossproducts("reduce", FORMULA, SLEEP, "--into", "CP"), "crossproducts of different formulas"),
+    "other weights into": (on_crossproducts("reduce", "-", SLEEP, "--weights", "w", "--into", "CP"), "crossproducts of different weights"),
+    "merge twice": (on_crossproducts("merge", "CP", "CP", "--out", "CP2"), "sleep.cp' is listed twice"),
+    "merge nothing saved": (plainly("merge", "DIR/none", "--out", "DIR/cp"), "none' does not exist"),
+    "inspect nothing": (plainly("inspect", "DIR"), "holds neither crossproducts nor a fit"),
     "a formula for the sum": (on_crossproducts("reduce", ONE, "CP", "--out", "CP2"), "write '-' to add them up"),
     "dash for rows": (plainly("fit", "-", SLEEP), "the formula '-' is for saved crossproducts"),
     "two clusters": (plainly("fit", ONE, SLEEP, "--workers", "1", "--scheduler", "a:1"), "--scheduler and --workers exclude"),
@@ -379,7 +629,7 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    target = "bigmm.solver.model.LinearMixedModel.evaluate" if where == "search" else "bigmm.reduction.reduce._run"
+    target = "bigmm.solver.model.LinearMixedModel.evaluate" if where == "search" else "bigmm.reduction.reduce.run_pass"
     monkeypatch.setattr(target, interrupted)
     result = run("fit", ONE, SLEEP, "--quiet")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "bigmm: interrupted\n")

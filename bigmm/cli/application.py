@@ -18,13 +18,14 @@ from typing import Any, NoReturn
 
 import click
 
-from bigmm.errors import BigmmError
+from bigmm.errors import BigmmError, ClusterError, PrecisionWarning
 
 EXIT_UNEXPECTED = 1
 EXIT_MISTAKE = 2
 EXIT_NOT_CONVERGED = 3
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
+EXIT_RESUME = os.EX_TEMPFAIL
 #: For the help.
 EXIT_CODES = """
 
@@ -34,11 +35,15 @@ Exit codes:
   1    an unexpected error
   2    a mistake in the arguments, the formula or the data
   3    the search of `fit` did not converge; its result is printed and saved all the same
+  75   not done, but the checkpoint holds what is: run again with --resume (stopped by SIGTERM
+       or --max-time, or the cluster was lost)
   130  stopped by Ctrl-C
-  143  stopped by SIGTERM
+  143  stopped by SIGTERM, without a checkpoint
 """
 
 _VERBOSE = "bigmm.verbose"
+_CHECKPOINT = "bigmm.checkpoint"
+_MAX_SECONDS = "bigmm.max-seconds"
 #: Loggers of other libraries that report what reaches the user as an error anyway, or is no concern of a batch job.
 _NOISY = ("asyncio", "distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
 
@@ -53,6 +58,12 @@ class Failure(click.ClickException):
         click.echo(f"bigmm: error: {self.message}", file=file, err=file is None)
 
 
+class Resumable(Failure):
+    """A failure after which a checkpoint holds what was done."""
+
+    exit_code = EXIT_RESUME
+
+
 class Unexpected(Failure):
     """An error that is not the user's."""
 
@@ -60,7 +71,7 @@ class Unexpected(Failure):
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised where the process is, so that everything open is closed on the way out."""
+    """SIGTERM, or the end of ``--max-time``, raised where the process is, so that everything open is closed on the way out."""
 
 
 class Application(click.Group):
@@ -87,7 +98,7 @@ class Job(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, stoppable and with the right amount of logging."""
         verbose = is_verbose(ctx)
-        with _stoppable(), _logging(verbose), _warnings(verbose):
+        with _stoppable(ctx.meta.get(_MAX_SECONDS, 0.0)), _logging(verbose), _warnings(verbose):
             return super().invoke(ctx)
 
 
@@ -103,6 +114,17 @@ def verbose_option() -> click.Option:
         callback=_note_verbose,
         help="Log to stderr; show the traceback of an unexpected error.",
     )
+
+
+def note_checkpoint(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    """Remember that a command can go on where it is stopped; callback of an option."""
+    ctx.meta[_CHECKPOINT] = value
+    return value
+
+
+def note_max_seconds(ctx: click.Context, _: click.Parameter, value: float | None) -> None:
+    """Remember when to stop; callback of an option."""
+    ctx.meta[_MAX_SECONDS] = value or 0.0
 
 
 def _note_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -124,21 +146,28 @@ def _failures(ctx: click.Context | None) -> Iterator[None]:
     except click.UsageError as error:
         asked = f"; see '{error.ctx.command_path} --help'" if error.ctx else ""
         raise Failure(_one_line(error.format_message()).rstrip(".") + asked) from None
+    except ClusterError as error:
+        raise (Resumable if _checkpoint(ctx) else Failure)(str(error)) from None
     except BigmmError as error:
         raise Failure(str(error)) from None
     except (KeyboardInterrupt, click.Abort):
-        _stop("interrupted", EXIT_INTERRUPTED)
-    except Terminated:
-        _stop("terminated", EXIT_TERMINATED)
+        _stop("interrupted", EXIT_INTERRUPTED, ctx)
+    except Terminated as stopped:
+        _stop(str(stopped), EXIT_RESUME if _checkpoint(ctx) else EXIT_TERMINATED, ctx)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise  # whoever read stdout has gone: click ends the program quietly
         raise _unexpected(error, ctx) from None
 
 
-def _stop(word: str, code: int) -> NoReturn:
+def _checkpoint(ctx: click.Context | None) -> str | None:
+    return None if ctx is None else ctx.meta.get(_CHECKPOINT)
+
+
+def _stop(word: str, code: int, ctx: click.Context | None) -> NoReturn:
     _forget_clusters()
-    click.echo(f"bigmm: {word}", err=True)
+    place = _checkpoint(ctx)
+    click.echo(f"bigmm: {word}" + (f"; what is done is in {place!r}: run again with --resume" if place else ""), err=True)
     raise click.exceptions.Exit(code) from None
 
 
@@ -164,21 +193,24 @@ def _one_line(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that a local cluster is closed; a second one ends the process at once."""
+def _stoppable(max_seconds: float) -> Iterator[None]:
+    """Turn SIGTERM, and an alarm, into an exception, so that a local cluster is closed; a second SIGTERM ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_REAL, max_seconds)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(number: int, _: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    raise Terminated
+    signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    raise Terminated("terminated" if number == signal.SIGTERM else "out of time (--max-time)")
 
 
 @contextlib.contextmanager
@@ -199,11 +231,17 @@ def _logging(verbose: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _warnings(verbose: bool) -> Iterator[None]:
-    """Hide Python's warnings, unless they were asked for."""
+    """Show bigmm's own warnings as one line; hide those of other libraries, unless they were asked for."""
     with warnings.catch_warnings():
         if not verbose and not sys.warnoptions:
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", PrecisionWarning)
+            warnings.showwarning = _show_warning
         yield
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"bigmm: warning: {_one_line(str(message))}", err=True)
 
 
 def hush_cluster(verbose: bool) -> None:

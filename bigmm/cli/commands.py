@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 import bigmm
-from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, hush_cluster, is_verbose, verbose_option
-from bigmm.cli.options import data_options, examples, quiet_option, read_contrast, read_theta
+from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, Failure, hush_cluster, is_verbose, verbose_option
+from bigmm.cli.files import check_places
+from bigmm.cli.options import data_options, examples, out_option, quiet_option, read_contrast, read_memory, read_theta
 from bigmm.cli.progress import stage
-from bigmm.cli.rows import SAME_FORMULA, PassOptions, add_saved, are_saved, crossproducts_of, describe
-from bigmm.errors import DataError
+from bigmm.cli.rows import (
+    SAME_FORMULA,
+    PassOptions,
+    append_to,
+    are_saved,
+    crossproducts_of,
+    describe,
+    load_crossproducts,
+    merge_saved,
+    search_log,
+)
+from bigmm.errors import DataError, StorageError
 from bigmm.reduction.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bigmm.crossproducts import CrossProducts
+    from bigmm.formula import Formula
     from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
@@ -65,7 +81,7 @@ def main() -> None:
     help="newton, or a method of nlopt: bobyqa, lbfgs, cobyla, neldermead, sbplx.",
 )
 @click.option("--maxeval", type=click.IntRange(min=1), metavar="N", help="Evaluations of the objective at most.")
-@click.option("--out", metavar="DIR", help="Save the fit: JSON and Parquet.")
+@out_option("Save the fit: JSON and Parquet; with several responses a directory of each inside DIR.", required=False)
 @quiet_option
 def fit(
     formula: str,
@@ -86,26 +102,52 @@ def fit(
 
     When the pass over the rows takes hours, run `bigmm reduce` first: every later fit needs only what it saves.
     Exits with 3 when the search did not converge.
+
+    With several responses, cbind(y1, y2) ~ ..., there is a fit for each.
     """
     from bigmm.formula import parse_formula
     from bigmm.formula.coding import check_contrasts
-    from bigmm.storage import check_target
 
     settings = _settings(optimizer, maxeval)
     if formula != SAME_FORMULA:
-        check_contrasts(dict(contrasts), parse_formula(formula).fixed)
-    if out is not None:
-        check_target(out, "fit")
-    cp = crossproducts_of(formula, data, PassOptions(**options), quiet)
-    model = cp.model(_asked(formula), reml=not ml, contrasts=dict(contrasts))
-    found = _search(model, start, settings, quiet)
+        parsed = parse_formula(formula)
+        check_contrasts(dict(contrasts), parsed.fixed)
+        check_places(out, parsed)
+    pass_options = PassOptions(**options)
+    cp = crossproducts_of(formula, data, pass_options, quiet)
+    parsed = cp.design.formula if formula == SAME_FORMULA else parsed
+    places = check_places(out, parsed)
+    logs = [search_log(pass_options, number) for number in range(len(places))]
+    models = _models(cp, _asked(formula), parsed, not ml, dict(contrasts))
+    converged: list[bool] = []
+    for model, place, log in zip(models, places, logs, strict=True):
+        if converged:
+            click.echo()
+        converged.append(_fit(model, place, start, settings, log, quiet))
+    if not all(converged):
+        raise click.exceptions.Exit(EXIT_NOT_CONVERGED)
+
+
+def _models(cp: CrossProducts, asked: str | None, formula: Formula, reml: bool, contrasts: dict[str, str]) -> Iterable[LinearMixedModel]:
+    """One model, or one for each response."""
+    from bigmm.solver.model import build_models
+
+    if len(formula.responses) == 1:
+        return [cp.model(asked, reml=reml, contrasts=contrasts)]
+    return build_models(cp, asked, reml=reml, contrasts=contrasts)
+
+
+def _fit(
+    model: LinearMixedModel, place: str | None, start: tuple[float, ...] | None, settings: Optimizer, log: str | None, quiet: bool
+) -> bool:
+    """Fit, save and print one model; whether the search converged."""
+    found = _search(model, start, settings, log, quiet)
     try:
-        if out is not None:
-            found.save(out)
+        if place is not None:
+            found.save(place)
     finally:
         click.echo(found.summary())
-    if not found.converged:
-        raise click.exceptions.Exit(EXIT_NOT_CONVERGED)
+    return found.converged
 
 
 def _settings(method: str, maxeval: int | None) -> Optimizer:
@@ -119,9 +161,11 @@ def _asked(formula: str | None) -> str | None:
     return None if formula == SAME_FORMULA else formula
 
 
-def _search(model: LinearMixedModel, start: tuple[float, ...] | None, settings: Optimizer, quiet: bool) -> LinearMixedModelFit:
+def _search(
+    model: LinearMixedModel, start: tuple[float, ...] | None, settings: Optimizer, log: str | None, quiet: bool
+) -> LinearMixedModelFit:
     with stage("search for theta", quiet) as current:
-        found = model.fit(start, settings, lambda number, _, value: current.update(Progress("optimize", number, None, value)))
+        found = model.fit(start, settings, lambda number, _, value: current.update(Progress("optimize", number, None, value)), log)
         current.finish(f"objective {found.objective:.6f} after {found.nevals} evaluations")
     return found
 
@@ -129,30 +173,82 @@ def _search(model: LinearMixedModel, start: tuple[float, ...] | None, settings: 
 @main.command(
     epilog=examples(
         'bigmm reduce "y ~ service * x + (1 + x|s) + (1|d)" ratings/ --out ratings.cp',
-        "bigmm reduce - monday.cp tuesday.cp --out both.cp",
+        "bigmm reduce - ratings/ --into ratings.cp",
     )
 )
 @click.argument("formula")
 @click.argument("data", nargs=-1, required=True)
 @data_options
-@click.option("--out", required=True, metavar="DIR", help="Where to save the crossproducts.")
+@out_option("Where to save the crossproducts.", required=False)
+@click.option("--into", metavar="CPDIR", help="Add to these saved crossproducts the files that they have not yet, and replace them.")
 @quiet_option
-def reduce(formula: str, data: tuple[str, ...], out: str, quiet: bool, **options: Any) -> None:
+def reduce(formula: str, data: tuple[str, ...], out: str | None, into: str | None, quiet: bool, **options: Any) -> None:
     """Reduce rows to crossproducts and save them.
 
     Prints what is inside: rows, missing values, levels, bytes.
 
     DATA: Parquet or CSV files, folders, globs or URLs; or, with - as FORMULA, directories of saved crossproducts, which
     are added up.
+
+    With --into, FORMULA may be - for that of CPDIR. Only files whose name, size and time of change are not among those of
+    CPDIR are read; a file that has changed is refused. When there is nothing new nothing is written.
     """
     from bigmm.storage import check_target
 
+    if (out is None) == (into is None):
+        raise click.UsageError("expected one of --out and --into", click.get_current_context())
+    if into is not None:
+        _append(into, formula, data, PassOptions(**options), quiet)
+        return
+    assert out is not None
     check_target(out, "crossproducts")
     if formula != SAME_FORMULA and are_saved(data):
         raise DataError(f"saved crossproducts have their formula: write {SAME_FORMULA!r} to add them up, or `bigmm fit` for another model")
     cp = crossproducts_of(formula, data, PassOptions(**options), quiet)
     cp.save(out)
     click.echo(describe(cp))
+
+
+def _append(into: str, formula: str, data: tuple[str, ...], options: PassOptions, quiet: bool) -> None:
+    from bigmm.storage import stored
+
+    if are_saved(data):
+        raise DataError(f"--into reads rows, and these are saved crossproducts: write bigmm merge {into} {data[0]} ... --out DIR")
+    existing = load_crossproducts(into)
+    total = append_to(existing, formula, data, options, quiet)
+    if total is existing:
+        click.echo(f"nothing new: {into} has all of these files")
+        return
+    if stored(into)["digest"] != existing.digest:
+        raise StorageError(f"{into!r} was replaced while the rows were read: run again, which reads only what is new by then")
+    total.save(into)
+    click.echo(describe(total))
+
+
+@main.command(
+    epilog=examples(
+        'bigmm plan "y ~ 1 + (1|s) + (1|d)" ratings.cp',
+        "bigmm plan - ratings.cp --memory 64GiB --json",
+    )
+)
+@click.argument("formula")
+@click.argument("directories", nargs=-1, required=True, metavar="CPDIR...")
+@click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
+@click.option("--memory", type=read_memory, metavar="BYTES", help="Plan for this much, such as 64GiB, instead of what is available here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def plan(formula: str, directories: tuple[str, ...], ml: bool, memory: float | None, as_json: bool) -> None:
+    """Print how a model would be factored and what that costs.
+
+    Entries of L, memory, flops and seconds of each evaluation, for the plan that a fit would follow and for those that it
+    would not; nothing is factored.
+
+    FORMULA: a model inside that of the saved crossproducts, or - for the whole of it. Exits with 2 when memory will not hold it.
+    """
+    if not are_saved(directories):
+        raise DataError(f"{directories[0]!r} holds no saved crossproducts: expected a directory that `bigmm reduce` has written")
+    found = merge_saved(directories).plan(_asked(formula), reml=not ml, memory=memory)
+    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    found.check()
 
 
 @main.command(
@@ -249,6 +345,24 @@ def plot_factor(directory: str, formula: str | None, out: str, theta: tuple[floa
         raise click.UsageError(f"--out {out!r}: expected a name that ends in .png, .pdf or .svg", click.get_current_context())
     if not are_saved([directory]):
         raise DataError(f"{directory!r} holds no saved crossproducts: expected a directory that `bigmm reduce` has written")
-    figure = add_saved([directory]).plot_factor(_asked(formula), theta, permute=not no_permute)
+    figure = load_crossproducts(directory).plot_factor(_asked(formula), theta, permute=not no_permute)
     with replacing(out) as scratch:
         figure.savefig(scratch)
+
+
+@main.command(epilog=examples("bigmm doctor", "bigmm doctor --scheduler tcp://10.0.0.1:8786"))
+@click.option("--scheduler", metavar="ADDRESS|FILE", help="Look at this Dask cluster, too.")
+def doctor(scheduler: str | None) -> None:
+    """Print what a job stands on: versions, BLAS, memory, a fit with a known answer, the cluster.
+
+    Exits with 2 when something is wrong; the line says what to do.
+    """
+    from bigmm.cli.doctor import examine
+
+    hush_cluster(is_verbose(click.get_current_context()))
+    wrong = 0
+    for finding in examine(scheduler):
+        wrong += bool(finding.remedy)
+        click.echo(f"{finding.name:<26} {finding.value}" + (f"\n{'':<26} -> {finding.remedy}" if finding.remedy else ""))
+    if wrong:
+        raise Failure(f"{wrong} of these need attention")

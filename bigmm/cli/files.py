@@ -1,11 +1,12 @@
-"""Single files that a command writes: complete, or not there."""
+"""What a command writes: single files that are complete or not there, and where the fits of several responses go."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,43 @@ from bigmm.reduction.progress import Progress, ProgressCallback
 from bigmm.urls import is_url
 
 if TYPE_CHECKING:
+    from bigmm.formula import Formula
     from bigmm.inference.predict import Predictor
     from bigmm.reduction.sources import Plan
 
 _SCHEMA = pa.schema([("prediction", pa.float64())])
+
+
+def check_places(out: str | None, formula: Formula) -> list[str | None]:
+    """Where the fit of each response is saved: in `out` itself when there is one, else in directories inside it.
+
+    Raises
+    ------
+    StorageError
+        When nothing can be saved there.
+    """
+    from bigmm.storage import check_target, saved_kind
+
+    if out is None:
+        return [None] * len(formula.responses)
+    places = [out]
+    if len(formula.responses) > 1:
+        if kind := saved_kind(out):
+            raise StorageError(f"{out!r} holds a saved {kind}, and there are several fits to save: choose another place")
+        places = [os.path.join(out, name) for name in _folder_names([response.text for response in formula.responses])]
+    for place in places:
+        check_target(place, "fit")
+    return list(places)
+
+
+def _folder_names(responses: Sequence[str]) -> list[str]:
+    """A plain name for each response, no two the same."""
+    names: list[str] = []
+    for text in responses:
+        plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text).strip("_.") or "response"
+        numbered = itertools.chain([plain], (f"{plain}-{number}" for number in itertools.count(2)))
+        names.append(next(name for name in numbered if name not in names))
+    return names
 
 
 @contextlib.contextmanager

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from bigmm.cli.application import hush_cluster, is_verbose
 from bigmm.cli.progress import stage
-from bigmm.errors import DataError
-from bigmm.urls import joined, without_secrets
+from bigmm.errors import DataError, StorageError
+from bigmm.urls import is_url, joined
 
 if TYPE_CHECKING:
     from bigmm.crossproducts import CrossProducts
@@ -28,6 +28,7 @@ class PassOptions:
     weights: str | None
     offset: str | None
     na_action: Literal["omit", "fail"] | None
+    on_error: Literal["raise", "skip"] | None
     scheduler: str | None
     workers: int | None
     checkpoint: str | None
@@ -44,8 +45,26 @@ class PassOptions:
     def given(self) -> list[str]:
         """Those that were given, as they are written."""
         values = {"--weights": self.weights, "--offset": self.offset, "--na-action": self.na_action}
+        values |= {"--on-error": self.on_error}
         values |= {"--scheduler": self.scheduler, "--workers": self.workers}  # type: ignore[dict-item]
         return [name for name, value in values.items() if value is not None]
+
+
+def search_log(options: PassOptions, number: int) -> str | None:
+    """Where the evaluations of a search are kept, None when they are not: a log is appended to, which object stores cannot do.
+
+    Raises
+    ------
+    StorageError
+        When there is a log and it is not to be resumed.
+    """
+    if options.checkpoint is None or is_url(options.checkpoint):
+        return None
+    os.makedirs(options.checkpoint, exist_ok=True)
+    log = os.path.join(options.checkpoint, f"search-{number}.jsonl")
+    if os.path.exists(log) and not options.resume:
+        raise StorageError(f"{options.checkpoint!r} holds a checkpoint: resume from it (--resume), remove it, or choose another place")
+    return log
 
 
 def are_saved(data: Sequence[str]) -> bool:
@@ -80,23 +99,37 @@ def crossproducts_of(formula: str, data: Sequence[str], options: PassOptions, qu
         return _reduce(formula, data, options, quiet)
     if options.given:
         raise DataError(f"{options.given[0]} is for a pass over rows, and these are saved crossproducts: leave it out")
-    return add_saved(data)
+    return merge_saved(data)
 
 
-def add_saved(data: Sequence[str]) -> CrossProducts:
-    """The sum of saved crossproducts.
+def merge_saved(data: Sequence[str], *, allow_overlap: bool = False) -> CrossProducts:
+    """The sum of saved crossproducts, of which two at a time are in memory.
 
     Raises
     ------
     DataError
         When the same ones are listed twice: their rows would count twice.
+    LabelError
+        When they do not fit together, or share a file.
     """
-    from bigmm.addition import add
+    from bigmm.addition import merge
+
+    _check_distinct(data)
+    total = load_crossproducts(data[0])
+    for path in data[1:]:
+        total = merge([total, load_crossproducts(path)], allow_overlap=allow_overlap)
+    return total
+
+
+def load_crossproducts(path: str) -> CrossProducts:
+    """Saved crossproducts, and nothing else."""
     from bigmm.crossproducts import CrossProducts
     from bigmm.storage import load
 
-    _check_distinct(data)
-    return add([cp for cp in map(load, data) if isinstance(cp, CrossProducts)])
+    found = load(path)
+    if not isinstance(found, CrossProducts):
+        raise DataError(f"{path!r} holds a fit: expected saved crossproducts")
+    return found
 
 
 def _check_distinct(data: Sequence[str]) -> None:
@@ -108,7 +141,19 @@ def _check_distinct(data: Sequence[str]) -> None:
         seen[real] = path
 
 
-def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool) -> CrossProducts:
+def append_to(existing: CrossProducts, formula: str, data: Sequence[str], options: PassOptions, quiet: bool) -> CrossProducts:
+    """Crossproducts and the rows of the files that they have not yet; arguments that were not given are theirs."""
+    design = existing.design
+    own = replace(
+        options,
+        weights=design.weights if options.weights is None else options.weights,
+        offset=design.offset if options.offset is None else options.offset,
+        na_action=design.na_action if options.na_action is None else options.na_action,
+    )
+    return _reduce(design.formula.text if formula == SAME_FORMULA else formula, data, own, quiet, existing)
+
+
+def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool, into: CrossProducts | None = None) -> CrossProducts:
     """Crossproducts of rows, with progress."""
     from bigmm.reduction.reduce import reduce
 
@@ -126,24 +171,16 @@ def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool
             client=client,
             checkpoint=None if options.checkpoint is None else joined(options.checkpoint, "pass"),
             resume=options.resume,
+            on_error=options.on_error or "raise",
             progress=current.update,
+            into=into,
         )
         current.finish(f"{cp.rows.used:,} of {cp.rows.read:,} rows used")
     return cp
 
 
 def describe(cp: CrossProducts) -> str:
-    """What crossproducts hold, as lines of a name and a value."""
-    lines = {"formula": cp.design.formula.text.strip()}
-    lines |= {name: column for name, column in [("weights", cp.design.weights), ("offset", cp.design.offset)] if column is not None}
-    lines |= {"rows read": f"{cp.rows.read:,}", "rows used": f"{cp.rows.used:,}", "rows dropped": f"{cp.rows.dropped:,}"}
-    lines |= {f"  missing {name}": f"{count:,}" for name, count in cp.rows.missing.items()}
-    lines |= {"raw columns of X": f"{len(cp.columns):,}"}
-    lines |= {f"levels of {group.name}": f"{len(group.levels):,}" for group in cp.groups}
-    lines |= {"memory": f"{cp.nbytes / 1e6:,.1f} MB"}
-    return _aligned(lines)
+    """What crossproducts hold, for people."""
+    from bigmm.cli.contents import crossproducts_record, crossproducts_text
 
-
-def _aligned(lines: Mapping[str, str]) -> str:
-    width = max(map(len, lines))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+    return crossproducts_text(crossproducts_record(cp))

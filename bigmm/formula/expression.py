@@ -160,6 +160,8 @@ def _tree(text: str) -> tuple[ast.expr, dict[str, str]]:
     def alias(match: re.Match[str]) -> str:
         found, name = match.group(), match.group().strip("`")
         called = text[match.end() : match.end() + 1] == "("
+        if called and name == "as.factor":  # "as" is a word of Python's
+            return "as_factor"
         if found == name and (called or _is_plain(name) or name.startswith(("np.", "numpy.", "contr."))):
             return name
         return quoted.setdefault(name, f"_column_{len(quoted)}")
@@ -247,7 +249,8 @@ def _factor(call: ast.Call, aliases: dict[str, str], formula: str | None, start:
             known = ", ".join(f"contr.{name}" for name in CONTRASTS)
             raise FormulaError(f"unknown contrast {ast.unparse(call.args[1])!r}: expected one of {known}", formula, start)
     suffix = f", contr.{contrast}" if contrast else ""
-    return Expression(f"{_function_name(call)}({column}{suffix})", (column,), categorical=True, contrast=contrast)
+    name = _function_name(call).replace("_", ".")
+    return Expression(f"{name}({column}{suffix})", (column,), categorical=True, contrast=contrast)
 
 
 def _deparse(tree: ast.expr, aliases: dict[str, str]) -> str:

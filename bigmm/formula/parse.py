@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 from bigmm.errors import FormulaError
 from bigmm.formula.algebra import expand
@@ -19,8 +20,8 @@ def parse_formula(text: str) -> Formula:
     Parameters
     ----------
     text : str
-        ``response ~ fixed terms + (terms | group) + ...``. The fixed part and the left of each bar take
-        ``+ - * : ^ / %in%``, arithmetic in ``I()``, ``log()`` and the like; right of the bar stand names joined
+        ``response ~ fixed terms + (terms | group) + ...``; ``cbind(y1, y2)`` for several responses. The fixed part and the
+        left of each bar take ``+ - * : ^ / %in%``, arithmetic in ``I()``, ``log()`` and the like; right of the bar stand names joined
         by ``:`` (one factor of combined levels) and ``/`` (nesting). ``||`` leaves out the correlations.
 
     Raises
@@ -49,7 +50,7 @@ def parse_formula(text: str) -> Formula:
             "no random-effects term: add one, for example (1 | group), or use a linear-model program", text, len(text.rstrip()) - 1
         )
     terms, offsets = _split_offsets(_terms(_joined(fixed), text), text)
-    formula = Formula(text, _response(left, text), terms, tuple(random), offsets)
+    formula = Formula(text, _responses(left, text), terms, tuple(random), offsets)
     _check_names(formula)
     return formula
 
@@ -80,11 +81,42 @@ def _sides(tokens: list[Token], text: str) -> tuple[list[Token], list[Token]]:
     return left, right
 
 
-def _response(tokens: list[Token], text: str) -> Expression:
-    start = tokens[0].start
-    source = text[start : tokens[-1].end]
-    if tokens[0].text.startswith("cbind("):
-        raise FormulaError("one response at a time: cbind() is not supported", text, start)
+def _responses(tokens: list[Token], text: str) -> tuple[Expression, ...]:
+    """Left of the tilde: one response, or those that cbind() lists."""
+    first = tokens[0]
+    if not first.text.startswith("cbind("):
+        return (_response(text[first.start : tokens[-1].end], first.start, text),)
+    if len(tokens) > 1:
+        raise FormulaError("cbind() stands alone on the left of '~': put the arithmetic inside it", text, tokens[1].start)
+    responses: dict[Expression, None] = {}
+    for source, start in _arguments(text, first.start + len("cbind("), first.end - 1):
+        if not source.strip():
+            raise FormulaError("a response is missing in cbind(): write cbind(y1, y2)", text, start)
+        place = start + len(source) - len(source.lstrip())
+        response = _response(source.strip(), place, text)
+        if response in responses:
+            raise FormulaError(f"the response {response.text!r} is listed twice", text, place)
+        responses[response] = None
+    return tuple(responses)
+
+
+def _arguments(text: str, start: int, stop: int) -> Iterator[tuple[str, int]]:
+    """What stands between the commas of a call, and where it begins; commas in parentheses, quotes and backticks do not count."""
+    depth, quote, begin = 0, "", start
+    for index in range(start, stop):
+        character = text[index]
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"`":
+            quote = character
+        elif character == "," and depth == 0:
+            yield text[begin:index], begin
+            begin = index + 1
+        depth += 0 if quote else {"(": 1, ")": -1}.get(character, 0)
+    yield text[begin:stop], begin
+
+
+def _response(source: str, start: int, text: str) -> Expression:
     response = parse_expression(source, text, start)
     if response.categorical or not response.names:
         raise FormulaError(f"the response must be a numeric column or arithmetic on columns, found {source!r}", text, start)

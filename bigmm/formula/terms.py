@@ -1,8 +1,9 @@
-"""What a formula says: its response, its fixed terms, its random-effects terms."""
+"""What a formula says: its responses, its fixed terms, its random-effects terms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from bigmm.formula.expression import Expression
@@ -40,8 +41,8 @@ class Formula:
     ----------
     text : str
         As it was written; two formulas that say the same are equal.
-    response : Expression
-        Left of the tilde.
+    responses : tuple of Expression
+        Left of the tilde; several for ``cbind(y1, y2)``.
     fixed : tuple of Term
         Fixed-effects terms, ordered by degree; the intercept, if any, is the empty term.
     random : tuple of RandomEffectsTerm
@@ -51,7 +52,7 @@ class Formula:
     """
 
     text: str = field(compare=False)
-    response: Expression
+    responses: tuple[Expression, ...]
     fixed: tuple[Term, ...]
     random: tuple[RandomEffectsTerm, ...]
     offsets: tuple[Expression, ...] = ()
@@ -61,7 +62,7 @@ class Formula:
         """Every expression outside the grouping factors, in order of appearance, each once."""
         sides = [self.fixed, *(term.terms for term in self.random)]
         factors = [factor for side in sides for term in side for factor in term]
-        return tuple(dict.fromkeys([self.response, *factors, *self.offsets]))
+        return tuple(dict.fromkeys([*self.responses, *factors, *self.offsets]))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,3 +70,10 @@ class Formula:
         columns = [name for expression in self.expressions for name in expression.names]
         groups = [name for term in self.random for name in term.group]
         return tuple(dict.fromkeys(columns + groups))
+
+    def for_response(self, response: Expression) -> Formula:
+        """The same terms for one of the responses."""
+        plain = not response.is_column or re.fullmatch(r"[^\W\d][\w.]*", response.text)
+        left = response.text if plain else f"`{response.text}`"
+        right = self.text.partition("~")[2].strip()
+        return replace(self, text=f"{left} ~ {right}", responses=(response,))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bigmm.accounting import RowCounts
 from bigmm.columns import Array, Column
-from bigmm.crossproducts import RowCounts
 from bigmm.design import Design
 from bigmm.errors import ModelError
 from bigmm.formula.coding import ContrastChoice

@@ -62,7 +62,7 @@ class Predictor:
         out = np.full(len(table), np.nan)
         if not rows.counts.used:
             return out
-        out[rows.complete] = self._fixed(rows) - rows.y + self._random(rows)
+        out[rows.complete] = self._fixed(rows) - rows.y[0] + self._random(rows)
         return out
 
     def frame(self, frame: pd.DataFrame) -> pd.Series:
@@ -77,7 +77,7 @@ class Predictor:
 
     def _fixed(self, rows: Rows) -> Array:
         fit = self.fit
-        terms, n = fit.formula.fixed, len(rows.y)
+        terms, n = fit.formula.fixed, rows.counts.used
         known = self._known_levels(terms, fit.columns)
         coding, columns = self._code(terms, known, rows, fit.contrasts)
         kept = [coding.names.index(name) for name in fit.coef_names]
@@ -85,7 +85,7 @@ class Predictor:
 
     def _random(self, rows: Rows) -> Array:
         """Sum of the terms that are conditioned on."""
-        total = np.zeros(len(rows.y))
+        total = np.zeros(rows.counts.used)
         for term in self.fit.covariance.terms:
             random = self.fit.formula.random[term.position]
             if random in self.design.formula.random:
@@ -178,8 +178,8 @@ def build_predictor(fit: LinearMixedModelFit, re_form: Any = None, new_levels: s
     """
     if new_levels not in ("error", "population"):
         raise DataError(f"new_levels={new_levels!r}: expected 'error' or 'population'")
-    formula = replace(fit.formula, response=_NO_RESPONSE, random=_conditioned(fit.formula, re_form))
-    design = replace(fit.design, formula=formula, weights=None, shift={}, y_shift=0.0, na_action="omit")
+    formula = replace(fit.formula, responses=(_NO_RESPONSE,), random=_conditioned(fit.formula, re_form))
+    design = replace(fit.design, formula=formula, weights=None, shift={}, y_shift={}, na_action="omit")
     return Predictor(replace(fit, model=None), design, new_levels)  # type: ignore[arg-type]
 
 
@@ -224,7 +224,7 @@ def _check_kinds(table: pa.Table, design: Design) -> None:
 def _cells(block: Block, rows: Rows) -> tuple[Refs, tuple[Column, ...]]:
     """Each row's cell of a block, and the cells' labels."""
     if not block.categories:
-        return np.zeros(len(rows.y), dtype=np.intp), (Column(block.texts),)
+        return np.zeros(rows.counts.used, dtype=np.intp), (Column(block.texts),)
     encoded = [rows.encoded[name] for name in block.categories]
     codes, labels = combine([refs for refs, _ in encoded], [levels for _, levels in encoded])
     return codes, cell_columns(block, labels)

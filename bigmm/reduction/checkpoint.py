@@ -134,6 +134,7 @@ def _identity(work: Work, plan_digest: str) -> dict[str, Any]:
     return {
         "data": plan_digest,
         **design_record(work.design),
+        "on_error": work.on_error,
         "slicing": [list(work.slicing.names), work.slicing.count],
         "cut": [len(work.chunks), BATCH, FAN_IN],
     }
@@ -146,6 +147,7 @@ _NAMES = {
     "weights": "weights",
     "offset": "offset",
     "na_action": "treatment of incomplete rows",
+    "on_error": "treatment of what cannot be read",
     "cut": "version of bigmm, which cuts the work otherwise",
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,20 +35,32 @@ def column_levels(column: pa.ChunkedArray[Any], name: str, *, whole: bool) -> tu
     if len(column) == 0:
         kind: Any = column.type
         empty = pa.array([], kind.value_type if pa.types.is_dictionary(kind) else kind)
-        return np.zeros(0, dtype=np.intp), _index(empty, name, whole=whole)
+        return np.zeros(0, dtype=np.int32), _index(empty, name, whole=whole)
+    if pa.types.is_int64(column.type):
+        return factorize(pd.Index(number_values(column)))
     encoded: Any = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     array = encoded.unify_dictionaries().combine_chunks()
-    refs, levels = factorize(_index(array.dictionary, name, whole=whole))
-    return _present(refs[array.indices.to_numpy()], levels)
+    indices = array.indices.to_numpy()
+    seen = np.bincount(indices, minlength=len(array.dictionary)) > 0  # a dictionary can hold more than its column
+    refs, levels = factorize(_index(array.dictionary.filter(pa.array(seen)), name, whole=whole))
+    code_of = np.zeros(len(seen), dtype=np.int32)
+    code_of[seen] = refs
+    return code_of[indices], levels
 
 
-def _present(refs: Refs, levels: pd.Index) -> tuple[Refs, pd.Index]:
+def number_values(column: pa.ChunkedArray[Any]) -> npt.NDArray[Any]:
+    """Numbers of a column without nulls; not copied if they lie together."""
+    array: Any = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def present(refs: Refs, levels: pd.Index) -> tuple[Refs, pd.Index]:
     """Without the levels that no row has: a dictionary can hold more than its column."""
     seen = np.zeros(len(levels), dtype=bool)
     seen[refs] = True
     if seen.all():
         return refs, levels
-    return (np.cumsum(seen) - 1)[refs], levels[seen]
+    return (np.cumsum(seen, dtype=np.int32) - 1)[refs], levels[seen]
 
 
 def _index(values: Any, name: str, *, whole: bool) -> pd.Index:

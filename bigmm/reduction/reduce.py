@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 import pandas as pd
-from distributed import Client
 
+from bigmm.accounting import add_sources, skipped_sources
+from bigmm.addition import add, check_same
 from bigmm.columns import ColumnKind, Level
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design, NaAction
 from bigmm.errors import DataError
 from bigmm.formula import parse_formula
+from bigmm.reduction.accounts import check_accounts
+from bigmm.reduction.append import new_files, with_constants_of, without_skipped
 from bigmm.reduction.arguments import check_column_names
-from bigmm.reduction.checkpoint import Checkpoint
 from bigmm.reduction.cluster import SMALL_BYTES, connect
-from bigmm.reduction.mirror import open_any_checkpoint
 from bigmm.reduction.progress import ProgressCallback
-from bigmm.reduction.segments import extended, total
-from bigmm.reduction.shift import with_shift
-from bigmm.reduction.slices import choose_slicing
+from bigmm.reduction.run import RunOptions, run_pass
 from bigmm.reduction.sources import Plan, kind_of, plan_data
-from bigmm.reduction.tally import Tally
-from bigmm.reduction.threads import Threads
-from bigmm.reduction.tree import Executor, batch_results
-from bigmm.reduction.work import Work
-from bigmm.reduction.workers import Workers
-
-logger = logging.getLogger(__name__)
-
-#: What opens the checkpoint of a pass, once it is known what the pass does.
-_Place: TypeAlias = Callable[[Work, str], AbstractContextManager[Checkpoint | None]]
+from bigmm.reduction.work import OnError
 
 
 def reduce(
@@ -50,15 +37,18 @@ def reduce(
     client: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = True,
+    on_error: OnError = "raise",
     progress: ProgressCallback | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    into: CrossProducts | None = None,
 ) -> CrossProducts:
     """Reduce rows to the crossproducts of a formula's model matrices, in one pass.
 
     Parameters
     ----------
     formula : str
-        A formula of lme4's grammar, for example ``"y ~ x + (1 + x | g)"``.
+        A formula of lme4's grammar, for example ``"y ~ x + (1 + x | g)"``. With several responses, ``cbind(y1, y2) ~ ...``,
+        rows are used that are complete in all of them, and offsets are taken from each.
     data : path, DataFrame, Table or Dataset
         A path, folder, glob or fsspec URL of Parquet or CSV files, or a list of them; a Dask, pandas or polars
         DataFrame; a pyarrow Table or Dataset. Only the columns that the formula names are read.
@@ -77,15 +67,21 @@ def reduce(
         with the same arguments goes on from there, with the same bits at the end. It may be removed when the pass is done.
     resume : bool
         Whether to go on from a checkpoint that is there, or to refuse it.
+    on_error : {"raise", "skip"}
+        What to do about a part of a file that cannot be read: stop, or go on without it. What was skipped is logged, counted
+        and listed in `CrossProducts.skipped`. (A file whose footer cannot be read always stops the pass.)
     progress : callable, optional
         Called with a `Progress` now and then.
     storage_options : dict, optional
         For the file system of a URL.
+    into : CrossProducts, optional
+        Of earlier files: those of `data` that it has not yet, by name, size and time of change, are read and added. The
+        other arguments must be those that it was made with.
 
     Returns
     -------
     CrossProducts
-        The same bits for any number of workers.
+        The same bits for any number of workers; `into` itself when there is no new file.
 
     Raises
     ------
@@ -93,7 +89,9 @@ def reduce(
         For a formula that cannot be read; marked at the character.
     DataError
         For unknown columns, a response that is not numeric, infinite values, weights that are not positive,
-        files that cannot be read or that disagree, and data without a complete row.
+        files that cannot be read or that disagree, data without a complete row, and files of `into` that have changed since.
+    LabelError
+        For another formula, weights, offset or kinds of columns than those of `into`.
     ClusterError
         When no scheduler answers or no worker is left.
     StorageError
@@ -102,14 +100,25 @@ def reduce(
     check_column_names(weights, offset)
     if na_action not in get_args(NaAction):
         raise DataError(f"na_action={na_action!r}: expected 'omit' or 'fail'")
+    if on_error not in get_args(OnError):
+        raise DataError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
     design = Design(parse_formula(formula), {}, weights=weights, offset=offset, na_action=na_action)
+    if into is not None:
+        check_same(into.design, replace(design, kinds=into.design.kinds))
+        data = new_files(data, into, storage_options or {})
+        if not data:
+            return into
+        into = without_skipped(into, data)
     plan = plan_data(data, design.names, storage_options=storage_options)
     design = _for_plan(design, plan)
-    place = _no_checkpoint if checkpoint is None else partial(open_any_checkpoint, checkpoint, resume=resume)
+    design = design if into is None else with_constants_of(into, design)
     with connect(client, small=_is_small(plan)) as connected:
-        cp = _run(plan, design, connected, place, progress)
+        cp = run_pass(plan, design, connected, RunOptions(checkpoint, resume, on_error, progress))
+    check_accounts(plan.chunks, cp)
     _check_rows(cp)
-    return replace(cp, digest=plan.digest)
+    sources = add_sources([cp.sources, skipped_sources(plan.empty)])
+    cp = replace(cp, plan_digest=plan.digest, sources=sources)
+    return cp if into is None else add([into, cp])
 
 
 def _for_plan(design: Design, plan: Plan) -> Design:
@@ -131,39 +140,6 @@ def _as_level(category: Level) -> Level:
 def _is_small(plan: Plan) -> bool:
     sizes = [chunk.nbytes for chunk in plan.chunks]
     return plan.in_memory or (all(sizes) and sum(sizes) <= SMALL_BYTES)
-
-
-def _run(plan: Plan, design: Design, client: Client | None, checkpoint: _Place, progress: ProgressCallback | None) -> CrossProducts:
-    """The pass, on a cluster or in this process."""
-    where = "threads of this process" if client is None else client.scheduler.address
-    logger.info("reducing %d chunks on %s", len(plan.chunks), where)
-    with nullcontext() if client is None else client.as_current():  # it computes the partitions of a Dask DataFrame, too
-        work = _work(plan, design)
-        tally = Tally(work.chunks, progress)
-        with checkpoint(work, plan.digest) as kept, Threads(tally) if client is None else Workers(client, tally) as executor:
-            return _collect(executor, work, tally, kept)
-
-
-def _no_checkpoint(_work: Work, _plan_digest: str) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-def _work(plan: Plan, design: Design) -> Work:
-    shifted = with_shift(design, plan.chunks)
-    return Work(plan.chunks, shifted, choose_slicing(shifted, plan.chunks))
-
-
-def _collect(executor: Executor, work: Work, tally: Tally, checkpoint: Checkpoint | None) -> CrossProducts:
-    """The sum of all batches; those that a checkpoint has are not done again."""
-    segments = [] if checkpoint is None else checkpoint.load()
-    first = segments[-1].stop if segments else 0
-    tally.batches_done(first)
-    for slices in batch_results(executor, work, first):
-        segments = extended(segments, slices)
-        if checkpoint is not None:
-            checkpoint.save(segments)
-        tally.batches_done(segments[-1].stop)
-    return total(segments)
 
 
 def _check_rows(cp: CrossProducts) -> None:

@@ -12,13 +12,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bigmm.accounting import RowCounts
 from bigmm.columns import Array, Block
-from bigmm.crossproducts import RowCounts
 from bigmm.design import Design
 from bigmm.errors import DataError
 from bigmm.formula.expression import Expression
 from bigmm.levels import Refs
-from bigmm.reduction.keys import column_levels
+from bigmm.reduction.keys import column_levels, number_values
+from bigmm.sums import all_finite
 
 Mask = npt.NDArray[np.bool_]
 
@@ -29,8 +30,8 @@ class Rows:
 
     Attributes
     ----------
-    y : (n,) float64
-        Response minus offset minus shift.
+    y : tuple of (n,) float64
+        Each response minus offset minus shift.
     weights : (n,) float64 or None
     numeric : dict of {numeric factors of a block: (n,) float64}
         Products of numeric expressions, unshifted.
@@ -38,15 +39,23 @@ class Rows:
         Categorical columns, codes (n,) into sorted levels.
     complete : (rows read,) bool
         Which rows of the chunk these are.
+    missing : dict of {column: (rows read,) bool}
+        Which rows lack a value; without the columns that lack none.
     counts : RowCounts
     """
 
-    y: Array
+    y: tuple[Array, ...]
     weights: Array | None
     numeric: Mapping[tuple[str, ...], Array]
     encoded: Mapping[str, tuple[Refs, pd.Index]]
     complete: Mask
+    missing: Mapping[str, Mask]
     counts: RowCounts
+
+    @property
+    def count(self) -> int:
+        """Their number, n."""
+        return len(self.y[0])
 
 
 def evaluate_rows(table: pa.Table, design: Design, where: str = "the data") -> Rows:
@@ -70,24 +79,25 @@ def evaluate_rows(table: pa.Table, design: Design, where: str = "the data") -> R
     values = {e.text: e.evaluate(numbers, len(table)) for e in _numeric_expressions(design)}
     missing = _missing(table, numbers, values, design)
     complete = ~np.logical_or.reduce(list(missing.values())) if missing else np.ones(len(table), dtype=bool)
-    counts = RowCounts(len(table), int(complete.sum()), {name: int(mask.sum()) for name, mask in missing.items() if mask.any()})
+    counts = RowCounts(len(table), int(complete.sum()), {name: int(mask.sum()) for name, mask in missing.items()})
     if design.na_action == "fail" and counts.dropped:
         raise DataError(f"{counts.dropped} incomplete rows in {where} ({_shown(counts)}): remove them, or use na_action='omit'")
     offset = {} if design.offset is None else {design.offset: numbers[design.offset]}
     _check_finite({**values, **offset}, complete, where)
     weights = _weights(numbers, design, complete, where)
     values = values if complete.all() else {text: value[complete] for text, value in values.items()}
-    y = _response(values, numbers, design, complete)
+    y = _responses(values, numbers, design, complete)
     numeric = {block.texts: _product(block, values) for block in _numeric_blocks(design)}
-    return Rows(y, weights, numeric, _encoded(table, design, complete), complete, counts)
+    return Rows(y, weights, numeric, _encoded(table, design, complete), complete, missing, counts)
 
 
-def numeric_values(table: pa.Table, design: Design) -> tuple[dict[tuple[str, ...], Array], Array]:
-    """Numeric products of X, and the response less the offset, at every row of a table; NaN or infinity where there is none."""
+def numeric_values(table: pa.Table, design: Design) -> tuple[dict[tuple[str, ...], Array], dict[str, Array]]:
+    """Numeric products of X, and the responses less the offset, at every row of a table; NaN or infinity where there is none."""
     numbers = _numbers(table, design)
     values = {e.text: e.evaluate(numbers, len(table)) for e in _numeric_expressions(design)}
-    y = _response(values, numbers, design, np.ones(len(table), dtype=bool))
-    return {block.texts: _product(block, values) for block in design.x_blocks if block.numeric}, y
+    y = _responses(values, numbers, design, np.ones(len(table), dtype=bool))
+    responses = {response.text: at for response, at in zip(design.formula.responses, y, strict=True)}
+    return {block.texts: _product(block, values) for block in design.x_blocks if block.numeric}, responses
 
 
 def _shown(counts: RowCounts) -> str:
@@ -100,8 +110,14 @@ def _numbers(table: pa.Table, design: Design) -> dict[str, Array]:
     numeric_names = {name for expression in design.formula.expressions if not expression.categorical for name in expression.names}
     for name in design.names:
         if design.kinds[name] == "number" and (name in numeric_names or name in (design.weights, design.offset)):
-            numbers[name] = table.column(name).cast(pa.float64(), safe=False).to_numpy()
+            numbers[name] = _floats(table.column(name))
     return numbers
+
+
+def _floats(column: pa.ChunkedArray[Any]) -> Array:
+    if pa.types.is_float64(column.type) and column.null_count == 0:
+        return number_values(column)
+    return column.cast(pa.float64(), safe=False).to_numpy()
 
 
 def _numeric_expressions(design: Design) -> Iterator[Expression]:
@@ -116,11 +132,13 @@ def _missing(table: pa.Table, numbers: Mapping[str, Array], values: Mapping[str,
     for name in design.names:
         if name == design.weights:
             continue
-        mask = np.isnan(numbers[name]) if name in numbers else _null(table.column(name))
-        if mask.any():
+        mask = _nan(numbers[name]) if name in numbers else _null(table.column(name))
+        if mask is not None and mask.any():
             missing[name] = mask
     for text, value in values.items():
-        undefined = np.isnan(value)
+        undefined = _nan(value)
+        if undefined is None:
+            continue
         known = [missing[name] for name in missing]
         undefined &= ~np.logical_or.reduce(known) if known else True
         if undefined.any():
@@ -128,15 +146,22 @@ def _missing(table: pa.Table, numbers: Mapping[str, Array], values: Mapping[str,
     return missing
 
 
-def _null(column: pa.ChunkedArray[Any]) -> Mask:
+def _nan(values: Array) -> Mask | None:
+    """Where there is no number; None if, as usual, all are finite."""
+    return None if all_finite(values) else np.isnan(values)
+
+
+def _null(column: pa.ChunkedArray[Any]) -> Mask | None:
     nan = pa.types.is_floating(column.type)
     if column.null_count == 0 and not nan:
-        return np.zeros(len(column), dtype=bool)
+        return None
     return np.asarray(pc.is_null(column, nan_is_null=nan).to_numpy())
 
 
 def _check_finite(values: Mapping[str, Array], complete: Mask, where: str) -> None:
     for text, value in values.items():
+        if all_finite(value):
+            continue
         infinite = np.isinf(value) & complete
         if infinite.any():
             row = int(np.argmax(infinite))
@@ -160,13 +185,13 @@ def _weights(numbers: Mapping[str, Array], design: Design, complete: Mask, where
     return weights
 
 
-def _response(values: Mapping[str, Array], numbers: Mapping[str, Array], design: Design, complete: Mask) -> Array:
-    y = values[design.formula.response.text] - design.y_shift
-    if design.offset is not None:
-        y = y - numbers[design.offset][complete]
-    for offset in design.formula.offsets:
-        y = y - values[offset.text]
-    return y
+def _responses(values: Mapping[str, Array], numbers: Mapping[str, Array], design: Design, complete: Mask) -> tuple[Array, ...]:
+    offsets = [] if design.offset is None else [numbers[design.offset][complete]]
+    offsets += [values[offset.text] for offset in design.formula.offsets]
+    shifted = [values[response.text] - design.y_shift.get(response.text, 0.0) for response in design.formula.responses]
+    for offset in offsets:
+        shifted = [y - offset for y in shifted]
+    return tuple(shifted)
 
 
 def _numeric_blocks(design: Design) -> dict[Block, None]:

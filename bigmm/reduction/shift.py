@@ -14,37 +14,44 @@ import pyarrow as pa
 
 from bigmm.columns import Array
 from bigmm.design import Design
+from bigmm.reduction.heads import heads
 from bigmm.reduction.rows import numeric_values
 from bigmm.reduction.sources import Chunk
+from bigmm.reduction.work import OnError
 
 #: First rows of a chunk that the constants are taken from; chunks whose first rows, and whose rows, are looked at.
 _HEAD_ROWS = 4096
 _HEADS, _WHOLE = 64, 8
 
 
-def with_shift(design: Design, chunks: Sequence[Chunk]) -> Design:
+def with_shift(design: Design, chunks: Sequence[Chunk], on_error: OnError = "raise") -> Design:
     """The design with constants near the medians of the first rows that have a value.
 
-    Each column has its own: the rows need not be complete, and a column that begins late is looked for further on.
+    Each column has its own: the rows need not be complete, and a column that begins late is looked for further on. A design
+    that has its constants keeps them.
     """
-    constants: dict[tuple[str, ...] | None, float] = {}
-    wanted = {None, *(block.texts for block in design.x_blocks if block.numeric)}
-    for table in _first_rows(design, chunks):
+    if design.y_shift:
+        return design
+    constants: dict[tuple[str, ...] | str, float] = {}  # a response's key is its text
+    responses = [response.text for response in design.formula.responses]
+    wanted = {*responses, *(block.texts for block in design.x_blocks if block.numeric)}
+    for table in _first_rows(design, chunks, on_error):
         numeric, y = numeric_values(table, design)
-        for texts, values in [(None, y), *numeric.items()]:
+        found: list[tuple[tuple[str, ...] | str, Array]] = [*y.items(), *numeric.items()]
+        for key, values in found:
             known = values[np.isfinite(values)]
-            if texts not in constants and len(known):
-                constants[texts] = _near_middle(known)
+            if key not in constants and len(known):
+                constants[key] = _near_middle(known)
         if constants.keys() >= wanted:
             break
-    shift = {":".join(texts): constants[texts] for texts in sorted(texts for texts in constants if texts is not None)}
-    return replace(design, shift=shift, y_shift=constants.get(None, 0.0))
+    shift = {":".join(texts): constants[texts] for texts in sorted(texts for texts in constants if isinstance(texts, tuple))}
+    return replace(design, shift=shift, y_shift={text: constants.get(text, 0.0) for text in responses})
 
 
-def _first_rows(design: Design, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
+def _first_rows(design: Design, chunks: Sequence[Chunk], on_error: OnError) -> Iterator[pa.Table]:
     """The heads of many chunks, then all rows of a few."""
-    yield from (chunk.head(design.names, _HEAD_ROWS) for chunk in chunks[:_HEADS])
-    yield from (chunk.read(design.names) for chunk in chunks[:_WHOLE])
+    yield from heads(chunks[:_HEADS], design.names, _HEAD_ROWS, on_error)
+    yield from heads(chunks[:_WHOLE], design.names, None, on_error)
 
 
 def _near_middle(values: Array) -> float:

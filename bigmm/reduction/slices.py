@@ -6,22 +6,16 @@ A slice is an ordinary CrossProducts: that of the rows whose leading level falls
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
-from bigmm.design import Design
-from bigmm.reduction.sources import Chunk
-
-#: Rows of the data for which one more slice is worth having.
-SLICE_ROWS = 2**26
-#: Rows, and chunks, from which the leading factor is guessed.
-_HEAD_ROWS, _HEADS = 4096, 8
+from bigmm.accounting import RowCounts
+from bigmm.reduction.keys import present
+from bigmm.reduction.rows import Rows
 
 Hash = npt.NDArray[np.uint64]
 
@@ -42,61 +36,44 @@ class Slicing:
     count: int = 1
 
 
-def choose_slicing(design: Design, chunks: Sequence[Chunk]) -> Slicing:
-    """As many slices as the rows ask for, by the factor that seems to have the most levels.
-
-    Any factor gives the right sums; the one with most levels gives the smallest slices.
-    """
-    rows = sum(chunk.rows or 0 for chunk in chunks)
-    count = 1 + rows // SLICE_ROWS
-    groups = [group.names for group in design.groups]
-    if count == 1 or len(groups) == 1:
-        return Slicing(groups[0], count)
-    names = tuple(dict.fromkeys(name for group in groups for name in group))
-    spread = np.linspace(0, len(chunks) - 1, min(_HEADS, len(chunks))).astype(int)
-    heads = [chunks[position].head(names, _HEAD_ROWS) for position in spread]
-    distinct = [len(np.unique(np.concatenate([hash_rows(head, group) for head in heads]))) for group in groups]
-    return Slicing(groups[int(np.argmax(distinct))], count)
-
-
-def split_rows(table: pa.Table, slicing: Slicing) -> list[pa.Table]:
-    """One table a slice, rows in their order."""
+def split_rows(rows: Rows, slicing: Slicing) -> list[Rows]:
+    """The rows of each slice, in their order; those that were dropped are on the account of the first."""
     if slicing.count == 1:
-        return [table]
+        return [rows]
     # The high half of the product: the low bits of a hash of small integers are the integers themselves.
-    slices = ((hash_rows(table, slicing.names) >> np.uint64(32)) * np.uint64(slicing.count)) >> np.uint64(32)
+    slices = ((hash_rows(rows, slicing.names) >> np.uint64(32)) * np.uint64(slicing.count)) >> np.uint64(32)
     small = slices.astype(np.uint8 if slicing.count <= 256 else np.uint16)
     order = np.argsort(small, kind="stable")
     edges = np.searchsorted(small[order], np.arange(slicing.count + 1))
-    rows = table.take(order)
-    return [rows.slice(start, stop - start) for start, stop in pairwise(edges)]
+    parts = [_take(rows, order[start:stop]) for start, stop in pairwise(edges)]
+    dropped = replace(rows.counts, read=rows.counts.dropped + parts[0].count, used=parts[0].count)
+    return [replace(parts[0], counts=dropped), *parts[1:]]
 
 
-def hash_rows(table: pa.Table, names: Sequence[str]) -> Hash:
-    """A hash of the values of some columns in each row, the same in every process and for every encoding."""
-    hashed = np.zeros(len(table), dtype=np.uint64)
+def _take(rows: Rows, places: npt.NDArray[np.intp]) -> Rows:
+    return Rows(
+        y=tuple(y[places] for y in rows.y),
+        weights=None if rows.weights is None else rows.weights[places],
+        numeric={texts: values[places] for texts, values in rows.numeric.items()},
+        encoded={name: present(refs[places], levels) for name, (refs, levels) in rows.encoded.items()},
+        complete=np.ones(len(places), dtype=bool),
+        missing={},
+        counts=RowCounts(len(places), len(places)),
+    )
+
+
+def hash_rows(rows: Rows, names: Sequence[str]) -> Hash:
+    """A hash of the levels of some columns in each row, the same in every process."""
+    hashed = np.zeros(rows.count, dtype=np.uint64)
     for name in names:
-        hashed = (hashed ^ _hash_column(table.column(name))) * np.uint64(0x9E3779B97F4A7C15)
+        refs, levels = rows.encoded[name]
+        hashed = (hashed ^ hash_levels(levels)[refs]) * np.uint64(0x9E3779B97F4A7C15)
     return hashed
 
 
-def _hash_column(column: pa.ChunkedArray[Any]) -> Hash:
-    """Numbers by their bits, text by its characters; missing values hash alike."""
-    if pa.types.is_dictionary(column.type):
-        array: Any = column.unify_dictionaries().combine_chunks()
-        values = np.append(_hash_values(array.dictionary), _hash_values(pa.nulls(1, array.dictionary.type)))
-        return np.asarray(values[array.indices.fill_null(len(array.dictionary)).to_numpy()])
-    return _hash_values(column)
-
-
-def _hash_values(values: Any) -> Hash:
-    kind = values.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        objects = values.fill_null("").to_numpy(zero_copy_only=False).astype(object)
-        return pd.util.hash_array(objects, categorize=False)
-    if pa.types.is_boolean(kind):
-        values = values.cast(pa.int64())
-    elif pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        values = values.cast(pa.timestamp("us")).cast(pa.int64())
-    numbers: Any = values.fill_null(0).to_numpy()
-    return pd.util.hash_array(numbers + 0.0 if numbers.dtype.kind == "f" else numbers.astype(np.int64, copy=False))
+def hash_levels(levels: pd.Index) -> Hash:
+    """Numbers and moments by their bits, text by its characters."""
+    if isinstance(levels.dtype, pd.StringDtype) or levels.dtype == object:
+        return pd.util.hash_array(levels.to_numpy(dtype=object), categorize=False)
+    values = levels.to_numpy()
+    return pd.util.hash_array(values.view(np.int64) if values.dtype.kind == "M" else values)

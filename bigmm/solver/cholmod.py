@@ -5,6 +5,9 @@ scikit-sparse 0.4 (0.5 has another interface and needs a SuiteSparse newer than 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +19,17 @@ from bigmm.solver.layout import Index
 from bigmm.solver.threads import blas_threads
 
 Ordering: TypeAlias = Literal["default", "natural", "amd", "metis", "nesdis", "colamd", "best"]
+
+
+def library_version() -> str:
+    """Version of the CHOLMOD that is loaded, empty where it cannot be told; scikit-sparse does not pass it on."""
+    with contextlib.suppress(OSError, AttributeError, StopIteration):
+        mapped = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines())
+        library = ctypes.CDLL(next(path for path in mapped if "libcholmod" in path))
+        version = (ctypes.c_int * 3)()
+        library.cholmod_version(version)
+        return ".".join(map(str, version))
+    return ""
 
 
 class NotPositiveDefiniteError(ArithmeticError):
@@ -40,7 +54,8 @@ class SparseFactor:
         r = len(indptr) - 1
         small = len(indices) < np.iinfo(np.int32).max
         kind: Any = np.int32 if small else np.int64
-        self._matrix = sp.csc_matrix((np.ones(len(indices)), indices.astype(kind), indptr.astype(kind)), shape=(r, r))
+        self.indptr, self.indices = indptr.astype(kind, copy=False), indices.astype(kind, copy=False)
+        self._matrix = sp.csc_matrix((np.zeros(len(indices)), self.indices, self.indptr), shape=(r, r))
         self._threads = blas_threads(r)
         mode = "simplicial" if simplicial else "auto"
         self._factor: Any = analyze(self._matrix, mode=mode, ordering_method=ordering, use_long=not small)

@@ -12,6 +12,9 @@ With f_i = Z (dT_i T' + T dT_i') Z'V^-1(y - X beta), the average information for
 
     H_ij = (f_i'P f_j) nu / pwrss - (f_i'e)(f_j'e) nu / pwrss^2,     e = P y                        (average information)
 
+No product with Z'Z is needed: f_i = Z Lambda v_i with v_i = T^-1 dT_i u + dT_i' T^-T u in each level, and from
+Lambda'Z'Z Lambda = D - I follow f_i'V^-1 f_j = v_i'v_j - v_i'D^-1 v_j and W'V^-1 f_j = W'Z Lambda D^-1 v_j.
+
 Gilmour, Thompson and Cullis (1995), doi:10.2307/2533274; the gradient is that of Bates et al. (2015), section 3.5,
 in terms of diagonal blocks alone.
 """
@@ -21,11 +24,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from bigmm.columns import Array
-from bigmm.solver import elimination
-from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Reduced
+from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,12 +40,25 @@ class Derivatives:
         Average information: close to the Hessian near the optimum, and positive semidefinite everywhere.
     precision, spread : tuple of (k, k)
         E / l and (nu / pwrss) U / l of each grouping factor: the identity is their sum at a minimum inside.
+    levels : tuple of int
+        l of each grouping factor.
     """
 
     gradient: Array
     information: Array
     precision: tuple[Array, ...]
     spread: tuple[Array, ...]
+    levels: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Of each grouping factor E and U; of the directions v_i of theta the products that the information needs."""
+
+    E: list[Array]
+    U: list[Array]
+    FVF: Array
+    WVF: Array
 
 
 def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *, reml: bool) -> Derivatives:
@@ -61,100 +75,77 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
         n, or n - p for REML.
     reml : bool
     """
-    assert pls.W is not None
+    residual = np.append(-evaluation.beta, 1.0)[:, None]
+    coefficients = np.hstack([np.vstack([np.linalg.inv(evaluation.RX), np.zeros(pls.blocks.p)]), residual]) if reml else residual
     with pls.looping():
-        N = pls.effects(pls.W)
-        b = [part @ np.append(-evaluation.beta, 1.0) for part in N]
-        information = _average_information(pls, evaluation, b, nu)
-        moments = _inverse_moments(pls)
-    gradients, precisions, spreads = [], [], []
-    for g, T in enumerate(pls.templates):
-        inverse_T = _inverse(T)
-        u = b[g] @ inverse_T.T
-        levels = len(u)
-        precisions.append((moments[g] + (_bordered(N[g], evaluation, inverse_T) if reml else 0.0)) / levels)
-        spreads.append(nu / evaluation.pwrss * (u.T @ u) / levels)
-        gradients.append(2.0 * levels * inverse_T.T @ (np.eye(len(T)) - precisions[g] - spreads[g]))
-    return Derivatives(pls.covariance.gather(gradients), information, tuple(precisions), tuple(spreads))
+        sums = _sums(pls, coefficients)
+        _add_inverse(pls, sums)
+    gradients: list[Array] = []
+    precisions: list[Array] = []
+    spreads: list[Array] = []
+    for T, E, U, group in zip(pls.templates, sums.E, sums.U, pls.blocks.groups, strict=True):
+        precisions.append(E / group.q)
+        spreads.append(nu / evaluation.pwrss * U / group.q)
+        inner = np.eye(group.k) - precisions[-1] - spreads[-1]
+        gradients.append(2.0 * group.q * np.asarray(np.linalg.solve(T.T, inner), dtype=np.float64))
+    information = _average_information(sums, evaluation, nu)
+    levels = tuple(group.q for group in pls.blocks.groups)
+    return Derivatives(pls.covariance.gather(gradients), information, tuple(precisions), tuple(spreads), levels)
 
 
-def _inverse_moments(pls: PenalizedLeastSquares) -> list[Array]:
-    """E of every grouping factor; turns the factor into the inverse, and B into W C Lambda."""
-    out: list[Array] = [np.zeros(0)] * len(pls.blocks.groups)
+def _sums(pls: PenalizedLeastSquares, coefficients: Array) -> _Sums:
+    """Everything that does not need the inverse: E lacks S^-1."""
+    assert pls.W is not None
+    leading, root = pls.layout.leading, pls.layout.root
+    entries = pls.covariance.entries
+    width, count = pls.blocks.p + 1, len(entries)
+    empty = np.zeros(0)
+    out = _Sums([empty] * len(pls.templates), [empty] * len(pls.templates), np.zeros((count, count)), np.zeros((width, count)))
+    U = pls.W.root @ coefficients if pls.factor is None else pls.factor.solve_Lt(pls.W.root @ coefficients)
+    directions = np.zeros((root.r, count))
+    for g, N, v in zip(root.groups, root.split(U), root.split(directions), strict=True):
+        flat = N[:, :, :-1].transpose(1, 0, 2).reshape(N.shape[1], -1)
+        out.E[g], out.U[g] = flat @ flat.T, N[:, :, -1].T @ N[:, :, -1]
+        _directions(pls.templates[g], N[:, :, -1], [(i, row, column) for i, (of, row, column) in enumerate(entries) if of == g], v)
+    out.FVF += directions.T @ directions
+    if leading is not None:
+        of = [i for i, (g, _, _) in enumerate(entries) if g == leading]
+        found, directions[:, of] = pls.leaf_sums(U, coefficients, np.array([entries[i][1:] for i in of], dtype=np.int64))
+        out.E[leading], out.U[leading] = found.inverse + found.border, found.spread
+        out.FVF[np.ix_(of, of)] += found.own - found.reduced
+        out.WVF[:, of] += found.mixed
     if pls.factor is not None:
-        pls.factor.invert()
-        for g, block in zip(pls.layout.root.groups, pls.factor.diagonal_blocks(), strict=True):
-            out[g] = block
-    leaves, leading = pls.layout.leaves, pls.layout.leading
-    if leaves is not None and leading is not None:
-        total = np.tensordot(pls.V, pls.V, axes=([0, 1], [0, 1]))
-        if pls.factor is not None:
-            elimination.unscale_leaf_rows(leaves.indptr, pls.V, pls.B)
-            total = total + pls.factor.leaf_traces(pls.B)
-        inverse_T = _inverse(pls.templates[leading])
-        out[leading] = inverse_T @ total @ inverse_T.T
+        F_root = pls.factor.solve_L(directions)
+        out.FVF -= F_root.T @ F_root
+        out.WVF += pls.W.root.T @ F_root
     return out
 
 
-def _bordered(N: Array, evaluation: Evaluation, inverse_T: Array) -> Array:
-    """What the fixed effects add to E for REML: sum of (T^-1 N R_X^-1)(..)' over levels."""
-    scaled = inverse_T @ (N[:, :, :-1] @ np.linalg.inv(evaluation.RX))
-    return np.asarray(np.tensordot(scaled, scaled, axes=([0, 2], [0, 2])))
+def _directions(T: Array, u: Array, entries: list[tuple[int, int, int]], out: Array) -> None:
+    """v_i = T^-1 dT_i u + dT_i' T^-T u in each level, into `out` (q, k, theta)."""
+    inverse_T = np.linalg.inv(T)
+    z = u @ inverse_T
+    for i, row, column in entries:
+        np.multiply(u[:, column, None], inverse_T[:, row], out=out[:, :, i])
+        out[:, column, i] += z[:, row]
 
 
-def _average_information(pls: PenalizedLeastSquares, evaluation: Evaluation, b: list[Array], nu: int) -> Array:
+def _add_inverse(pls: PenalizedLeastSquares, sums: _Sums) -> None:
+    """The parts of E with S^-1; turns the factor into the inverse, and B into W C Lambda."""
+    if pls.factor is None:
+        return
+    pls.factor.invert()
+    for g, block in zip(pls.layout.root.groups, pls.factor.diagonal_blocks(), strict=True):
+        sums.E[g] = sums.E[g] + block
+    leading = pls.layout.leading
+    if leading is not None:
+        inverse_T = np.linalg.inv(pls.templates[leading])
+        sums.E[leading] = sums.E[leading] + inverse_T @ pls.leaf_traces() @ inverse_T.T
+
+
+def _average_information(sums: _Sums, evaluation: Evaluation, nu: int) -> Array:
     """H_ij = (f_i'P f_j) nu / pwrss - (f_i'e)(f_j'e) nu / pwrss^2; the columns f_i are treated as further columns of X."""
-    w = _directions(pls, b)
-    Aw = _multiply(pls, w)
-    W = pls.W
-    assert W is not None
-    leaves, leading, root = pls.layout.leaves, pls.layout.leading, pls.layout.root
-    root_Aw = np.concatenate([np.zeros((0, w[0].shape[2])), *(Aw[g].reshape(-1, w[0].shape[2]) for g in root.groups)])
-    F = pls.reduce(None if leaves is None or leading is None else Aw[leading], root_Aw)
-    both = Reduced(
-        None if F.leaves is None or W.leaves is None else np.concatenate([W.leaves, F.leaves], axis=2), np.hstack([W.root, F.root])
-    )
-    width = pls.blocks.p + 1
-    FtF = sum(np.tensordot(a, b, axes=([0, 1], [0, 1])) for a, b in zip(w, Aw, strict=True))
-    WtF = sum(np.tensordot(group.ZtXy, a, axes=([0, 1], [0, 1])) for group, a in zip(pls.blocks.groups, w, strict=True))
-    gram = both.gram()
-    WVF = WtF - gram[:width, width:]
-    FVF = FtF - gram[width:, width:]
-    scaled = np.linalg.solve(evaluation.R.T, WVF)  # R'^-1 [X y]'V^-1 F: its rows are R_X'^-1 X'V^-1 F and e'F / |e|
+    scaled = np.linalg.solve(evaluation.R.T, sums.WVF)  # R'^-1 [X y]'V^-1 F: its rows are R_X'^-1 X'V^-1 F and e'F / |e|
     X_part, e_part = scaled[:-1], scaled[-1] * np.sqrt(evaluation.pwrss)
-    FPF = FVF - X_part.T @ X_part
+    FPF = sums.FVF - X_part.T @ X_part
     return np.asarray(nu / evaluation.pwrss * (FPF - np.outer(e_part, e_part) / evaluation.pwrss))
-
-
-def _directions(pls: PenalizedLeastSquares, b: list[Array]) -> list[Array]:
-    """w_i = (dT_i T' + T dT_i') z for every entry of theta, z = Z'V^-1(y - X beta) = T^-T u; (q, k, theta) a factor."""
-    count = len(pls.covariance.lower)
-    out = [np.zeros((*part.shape, count)) for part in b]
-    for index, (g, row, column) in enumerate(pls.covariance.entries):
-        T = pls.templates[g]
-        inverse_T = _inverse(T)
-        u = b[g] @ inverse_T.T
-        z = u @ inverse_T
-        out[g][:, row, index] += u[:, column]
-        out[g][:, :, index] += z[:, row, None] * T[:, column]
-    return out
-
-
-def _multiply(pls: PenalizedLeastSquares, w: list[Array]) -> list[Array]:
-    """Z'Z w by grouping factor, (q, k, columns) each."""
-    out = [group.ZtZ @ part for group, part in zip(pls.blocks.groups, w, strict=True)]
-    for (g, h), pair in pls.blocks.pairs.items():
-        _add_rows(out[g], pair.g_refs, pair.ZtZ @ w[h][pair.h_refs])
-        _add_rows(out[h], pair.h_refs, pair.ZtZ.transpose(0, 2, 1) @ w[g][pair.g_refs])
-    return out
-
-
-def _inverse(matrix: Array) -> Array:
-    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
-
-
-def _add_rows(out: Array, refs: npt.NDArray[np.int32], values: Array) -> None:
-    """out[refs] += values, with repeated refs."""
-    flat = values.reshape(len(values), -1)
-    for column in range(flat.shape[1]):
-        out.reshape(len(out), -1)[:, column] += np.bincount(refs, flat[:, column], minlength=len(out))

@@ -55,53 +55,89 @@ def leaf_factors(ZtZ: Array, T: Array, V: Array, logdet_of: Array) -> None:
 
 
 @_jit
-def leaf_rows(indptr: Index, indices: Index, values: Array, V: Array, T_rows: Array, B: Array) -> None:
-    """B_j = V_j C_j Lambda, into `B` (nnz, k).
-
-    `T_rows` (r, kmax) holds, for each root column, the entries of its template from its own diagonal entry down.
-    """
-    k = V.shape[1]
-    for j in numba.prange(len(indptr) - 1):
-        for e in range(indptr[j], indptr[j + 1]):
-            for a in range(k):
-                total = 0.0
+def leaf_rows_by_leaf(blocks_indptr: Index, starts: Index, ZtZ: Array, V: Array, T: Array, B: Array) -> None:
+    """B_j = V_j C_j T for one factor of the root, into `B` (nnz, k_1); blocks C (k_1, k) are ordered by leaf."""
+    k1, k = V.shape[1], len(T)
+    for j in numba.prange(len(blocks_indptr) - 1):
+        e = starts[j]
+        for t in range(blocks_indptr[j], blocks_indptr[j + 1]):
+            if k1 == 1 and k == 1:
+                B[e, 0] = V[j, 0, 0] * ZtZ[t, 0, 0] * T[0, 0]
+            else:
                 for b in range(k):
-                    total += V[j, a, b] * values[e, b]
-                B[e, a] = total
-        for e in range(indptr[j], indptr[j + 1]):
-            column = indices[e]
-            for a in range(k):
-                total = T_rows[column, 0] * B[e, a]
-                for down in range(1, T_rows.shape[1]):
-                    if T_rows[column, down] != 0.0:
-                        total += T_rows[column, down] * B[e + down, a]
-                B[e, a] = total
+                    for a in range(k1):
+                        B[e + b, a] = _product(V[j, a], ZtZ[t], T, b)
+            e += k
 
 
 @_jit
-def subtract_from_dense(
-    root_indptr: Index, root_leaves: Index, root_entries: Index, indptr: Index, indices: Index, B: Array, S: Array
+def leaf_rows_by_root(
+    levels_indptr: Index, root_indptr: Index, root_leaves: Index, root_entries: Index, ZtZ: Array, V: Array, T: Array, B: Array
 ) -> None:
-    """Upper triangle of S (r, r) less sum_j B_j'B_j; a thread owns a row."""
+    """The same from blocks C' (k, k_1) that are ordered by level; `root_indptr` begins at the factor's first column."""
+    k1, k = V.shape[1], len(T)
+    for level in numba.prange(len(levels_indptr) - 1):
+        for b in range(k):
+            s = root_indptr[level * k + b]
+            for t in range(levels_indptr[level], levels_indptr[level + 1]):
+                j, e = root_leaves[s], root_entries[s]
+                for a in range(k1):
+                    B[e, a] = _product(V[j, a], ZtZ[t].T, T, b)
+                s += 1
+
+
+@numba.njit(inline="always", fastmath={"contract", "reassoc", "nsz"})
+def _product(v: Array, C: Array, T: Array, b: int) -> float:
+    """V C T, one entry; T is lower triangular."""
+    total = 0.0
+    for d in range(b, len(T)):
+        if T[d, b] != 0.0:
+            inner = 0.0
+            for c in range(len(v)):
+                inner += v[c] * C[c, d]
+            total += inner * T[d, b]
+    return total
+
+
+@_jit
+def subtract_into_dense(
+    order: Index,
+    threads: int,
+    root_indptr: Index,
+    root_leaves: Index,
+    root_entries: Index,
+    indptr: Index,
+    indices: Index,
+    B: Array,
+    S: Array,
+) -> None:
+    """Minus sum_j B_j'B_j into the upper triangle of S (r, r); rows are dealt out to threads in turns, in the order that is given.
+
+    (Unsigned places spare the test for negative ones, which halves the speed.)
+    """
     r, k = len(S), B.shape[1]
-    for c in numba.prange(r):
-        row = S[c]
-        for t in range(root_indptr[c], root_indptr[c + 1]):
-            own, stop = root_entries[t], indptr[root_leaves[t] + 1]
-            if k == 1:
-                b = B[own, 0]
-                for e in range(own, stop):
-                    row[indices[e]] -= b * B[e, 0]
-            else:
-                for e in range(own, stop):
-                    total = 0.0
-                    for a in range(k):
-                        total += B[own, a] * B[e, a]
-                    row[indices[e]] -= total
+    for w in numba.prange(threads):
+        for i in range(w, r, threads):
+            c = order[i]
+            row = S[c]
+            row[c:] = 0.0
+            for t in range(root_indptr[c], root_indptr[c + 1]):
+                own, stop = np.uint64(root_entries[t]), np.uint64(indptr[root_leaves[t] + 1])
+                if k == 1:
+                    b = B[own, 0]
+                    for e in range(own, stop):
+                        row[np.uint32(indices[e])] -= b * B[e, 0]
+                else:
+                    for e in range(own, stop):
+                        total = 0.0
+                        for a in range(k):
+                            total += B[own, a] * B[e, a]
+                        row[np.uint32(indices[e])] -= total
 
 
 @_jit
 def subtract_from_sparse(
+    order: Index,
     root_indptr: Index,
     root_leaves: Index,
     root_entries: Index,
@@ -117,17 +153,31 @@ def subtract_from_sparse(
     r, k, threads = len(S_indptr) - 1, B.shape[1], len(work)
     for w in numba.prange(threads):
         sums = work[w]
-        for c in range(w, r, threads):
+        for i in range(w, r, threads):
+            c = order[i]
             for t in range(root_indptr[c], root_indptr[c + 1]):
-                own, stop = root_entries[t], indptr[root_leaves[t] + 1]
+                own, stop = np.uint64(root_entries[t]), np.uint64(indptr[root_leaves[t] + 1])
                 for e in range(own, stop):
                     total = 0.0
                     for a in range(k):
                         total += B[own, a] * B[e, a]
-                    sums[indices[e]] += total
+                    sums[np.uint32(indices[e])] += total
             for e in range(S_indptr[c], S_indptr[c + 1]):
                 S[e] -= sums[S_indices[e]]
                 sums[S_indices[e]] = 0.0
+
+
+@_jit
+def leaf_borders(V: Array, C: Array, out: Array) -> None:
+    """V_j C_j of every leaf, into `out` (q, k, columns)."""
+    q, k, width = C.shape
+    for j in numba.prange(q):
+        for a in range(k):
+            for w in range(width):
+                total = 0.0
+                for b in range(k):
+                    total += V[j, a, b] * C[j, b, w]
+                out[j, a, w] = total
 
 
 @_jit

@@ -2,19 +2,51 @@
 
 Leaves are the levels of the leading factor, which has the most random effects; Z'Z is block diagonal on them, so they
 are eliminated first and by hand. The root is all other random effects, in columns: those of a level stand together.
+
+Nothing that grows with Z'Z is copied or sorted: crossproducts of two factors arrive ordered by level, and stay as they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from bigmm.columns import Array
+from bigmm.solver import placement
 from bigmm.solver.blocks import ModelBlocks
 
-Index = npt.NDArray[np.int64]
+#: int32 for what grows with Z'Z (int64 for places beyond its reach), int64 for pointers.
+Index: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeafPair:
+    """Z'Z of the leading factor with one factor of the root, as the crossproducts hold it.
+
+    Attributes
+    ----------
+    by_leaf : bool
+        Ordered by (leaf, level) with blocks Z_1'Z_h, or by (level, leaf) with blocks Z_h'Z_1.
+    first : int
+        First root column of the factor.
+    k : int
+        Its columns a level.
+    indptr : (q + 1,) or (q_h + 1,)
+        Blocks of each leaf, or of each level.
+    starts : (q,)
+        Place of each leaf's first entry for this factor.
+    ZtZ : (blocks, k_1, k) or (blocks, k, k_1)
+    """
+
+    by_leaf: bool
+    first: int
+    k: int
+    indptr: Index
+    starts: Index
+    ZtZ: npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,46 +57,58 @@ class Leaves:
     ----------
     ZtZ : (q, k, k)
     ZtXy : (q, k, p + 1)
+    pairs : tuple of LeafPair
+        Values of Z_1'Z_root, one for each factor of the root.
     indptr : (q + 1,)
         Entries of leaf j are ``indptr[j]:indptr[j + 1]``.
     indices : (nnz,)
         Root columns of the entries, ascending in each leaf; columns of one level are neighbours.
-    values : (nnz, k)
-        One column of Z_1'Z_root an entry.
     root_indptr : (r + 1,)
         Entries that lie in a root column are ``root_indptr[c]:root_indptr[c + 1]`` of the next two.
     root_leaves, root_entries : (nnz,)
         Their leaves, and their places in `indices`.
+    work_order : (r,)
+        Root columns by decreasing number of products that elimination adds to them: dealt out in turns, every thread
+        gets the same work.
+    products : float
+        Entries of sum_j B_j'B_j before they are added up, lower triangle: half of the sum of squared row lengths.
     """
 
     ZtZ: Array
     ZtXy: Array
+    pairs: tuple[LeafPair, ...]
     indptr: Index
     indices: Index
-    values: Array
     root_indptr: Index
     root_leaves: Index
     root_entries: Index
+    work_order: Index
+    products: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OwnBlocks:
-    """Z_g'Z_h of two factors of the root (or of one with itself), lower triangle of Z'Z.
+    """Z_g'Z_h of two factors of the root (or of one with itself), upper triangle of Z'Z, as the crossproducts hold it.
 
     Attributes
     ----------
-    row_group, column_group : int
-        Positions in `Root.groups`; row_group >= column_group.
-    row_refs, column_refs : (nnz,)
-        Levels.
-    ZtZ : (nnz, k_row, k_column)
+    column_group, row_group : int
+        Positions in `Root.groups`; column_group <= row_group. (Transposed, in the lower triangle, h gives the rows.)
+    column_refs, row_refs : (nnz,)
+        Levels, ordered by (column, row).
+    ZtZ : (nnz, k_column, k_row)
     """
 
-    row_group: int
     column_group: int
-    row_refs: Index
+    row_group: int
     column_refs: Index
-    ZtZ: Array
+    row_refs: Index
+    ZtZ: npt.NDArray[Any]
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether they are one factor's own blocks: one a level, symmetric."""
+        return self.column_group == self.row_group
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +124,7 @@ class Root:
     offsets : tuple of int
         First column of each, and the number r of columns.
     blocks : tuple of OwnBlocks
+        Ordered by (column_group, row_group).
     ZtXy : (r, p + 1)
     """
 
@@ -94,12 +139,9 @@ class Root:
         """Columns."""
         return self.offsets[-1]
 
-    def places(self, own: OwnBlocks) -> tuple[Index, Index]:
-        """Rows and columns in the root of every entry of some blocks, each of the blocks' shape."""
-        _, k_row, k_column = own.ZtZ.shape
-        row = own.row_refs[:, None, None] * k_row + np.arange(k_row)[:, None] + self.offsets[own.row_group]
-        column = own.column_refs[:, None, None] * k_column + np.arange(k_column) + self.offsets[own.column_group]
-        return np.broadcast_to(row, own.ZtZ.shape), np.broadcast_to(column, own.ZtZ.shape)
+    def columns(self, group: int) -> slice:
+        """Columns of one of the factors."""
+        return slice(self.offsets[group], self.offsets[group + 1])
 
     def split(self, x: Array) -> list[Array]:
         """Values on the root, one (q, k, ...) view a factor."""
@@ -133,52 +175,84 @@ def lay_out(blocks: ModelBlocks, *, leaves: bool = True) -> Layout:
     return Layout(leading, built, _root(blocks, groups, offsets))
 
 
+def replace_borders(layout: Layout, blocks: ModelBlocks) -> Layout:
+    """The same layout with the Z'[X y] of other blocks, whose Z'Z is the same."""
+    leaves = layout.leaves
+    if leaves is not None and layout.leading is not None:
+        leaves = replace(leaves, ZtXy=np.ascontiguousarray(blocks.groups[layout.leading].ZtXy))
+    return replace(layout, leaves=leaves, root=replace(layout.root, ZtXy=_borders(blocks, layout.root.groups)))
+
+
+def _borders(blocks: ModelBlocks, groups: tuple[int, ...]) -> Array:
+    width = blocks.p + 1
+    return np.concatenate([np.zeros((0, width)), *(blocks.groups[g].ZtXy.reshape(-1, width) for g in groups)])
+
+
 def _leaves(blocks: ModelBlocks, leading: int, groups: tuple[int, ...], offsets: tuple[int, ...]) -> Leaves:
-    """Join Z_1'Z_h of all root factors into rows of columns."""
-    group = blocks.groups[leading]
-    rows, columns, values = [], [], []
-    for h, offset in zip(groups, offsets, strict=False):
-        pair = blocks.pair(leading, h)
-        k = blocks.groups[h].k
-        rows.append(np.repeat(pair.g_refs.astype(np.int64), k))
-        columns.append((pair.h_refs.astype(np.int64)[:, None] * k + np.arange(k) + offset).ravel())
-        values.append(pair.ZtZ.transpose(0, 2, 1).reshape(-1, group.k))
-    leaf = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
-    column = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
-    value = np.concatenate(values).astype(np.float64) if values else np.zeros((0, group.k))
-    order = np.lexsort((column, leaf))
-    leaf, column, value = leaf[order], column[order], np.ascontiguousarray(value[order])
-    by_column = np.argsort(column, kind="stable")
+    """Join the pairs of the leading factor with all others into rows."""
+    group, r = blocks.groups[leading], offsets[-1]
+    pairs = [blocks.pairs[min(leading, h), max(leading, h)] for h in groups]
+    counts = [placement.count(pair.g_refs if leading < h else pair.h_refs, group.q) for h, pair in zip(groups, pairs, strict=True)]
+    sizes = [blocks.groups[h].k for h in groups]
+    lengths = np.array([k * count for k, count in zip(sizes, counts, strict=True)], dtype=np.int64).reshape(-1, group.q)
+    indptr = pointers(lengths.sum(axis=0))
+    # One scalar factor in the root: the crossproducts hold its entries, or their transpose, as they are needed here.
+    alone = sizes == [1]
+    indices = pairs[0].h_refs if alone and leading < groups[0] else np.empty(indptr[-1], dtype=np.int32)
+    members = []
+    for i, (h, pair) in enumerate(zip(groups, pairs, strict=True)):
+        starts = indptr[:-1] + lengths[:i].sum(axis=0)
+        own = pointers(counts[i] if leading < h else placement.count(pair.g_refs, blocks.groups[h].q))
+        if leading > h:
+            placement.fill_by_root(pair.g_refs, pair.h_refs, starts.copy(), offsets[i], sizes[i], indices)
+        elif not alone:
+            placement.fill_by_leaf(own, starts, pair.h_refs, offsets[i], sizes[i], indices)
+        members.append(LeafPair(leading < h, offsets[i], sizes[i], own, starts, native(pair.ZtZ)))
+    root_indptr = pointers(placement.count(indices, r))
+    root_entries: Index = np.empty(len(indices), dtype=np.int32)
+    if len(indices) > np.iinfo(np.int32).max:
+        root_entries = np.empty(len(indices), dtype=np.int64)
+    root_leaves = pairs[0].h_refs if alone and leading > groups[0] else np.empty(len(indices), dtype=np.int32)
+    work = placement.transpose(indptr, indices, root_indptr[:-1].copy(), root_entries)
+    if not (alone and leading > groups[0]):
+        placement.leaves_by_root(indptr, indices, root_indptr[:-1].copy(), root_leaves)
     return Leaves(
         ZtZ=np.ascontiguousarray(group.ZtZ),
         ZtXy=np.ascontiguousarray(group.ZtXy),
-        indptr=_pointers(leaf, group.q),
-        indices=column,
-        values=value,
-        root_indptr=_pointers(column, offsets[-1]),
-        root_leaves=leaf[by_column],
-        root_entries=by_column,
+        pairs=tuple(members),
+        indptr=indptr,
+        indices=indices,
+        root_indptr=root_indptr,
+        root_leaves=root_leaves,
+        root_entries=root_entries,
+        work_order=np.argsort(-work, kind="stable").astype(np.int32),
+        products=float(work.sum()),
     )
 
 
-def _pointers(places: Index, size: int) -> Index:
-    return np.concatenate([[0], np.cumsum(np.bincount(places, minlength=size))]).astype(np.int64)
+def pointers(counts: Index) -> npt.NDArray[np.int64]:
+    """Where each run of so many begins, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64, copy=False)
+
+
+def native(blocks: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Counts and doubles as they are, in C order; anything else as doubles: compiled loops know two kinds."""
+    return np.ascontiguousarray(blocks, dtype=np.int32 if blocks.dtype == np.int32 else np.float64)
 
 
 def _root(blocks: ModelBlocks, groups: tuple[int, ...], offsets: tuple[int, ...]) -> Root:
-    width = blocks.p + 1
     members = [blocks.groups[g] for g in groups]
     own: list[OwnBlocks] = []
     for i, g in enumerate(groups):
-        at = np.arange(members[i].q)
-        own.append(OwnBlocks(i, i, at, at, members[i].ZtZ))
+        at = np.arange(members[i].q, dtype=np.int32)
+        own.append(OwnBlocks(i, i, at, at, native(members[i].ZtZ)))
         for j in range(i + 1, len(groups)):
-            pair = blocks.pair(groups[j], g)
-            own.append(OwnBlocks(j, i, pair.g_refs.astype(np.int64), pair.h_refs.astype(np.int64), pair.ZtZ.astype(np.float64)))
+            pair = blocks.pairs[g, groups[j]]
+            own.append(OwnBlocks(i, j, pair.g_refs, pair.h_refs, native(pair.ZtZ)))
     return Root(
         groups=groups,
         sizes=tuple(group.k for group in members),
         offsets=offsets,
         blocks=tuple(own),
-        ZtXy=np.concatenate([np.zeros((0, width)), *(group.ZtXy.reshape(-1, width) for group in members)]),
+        ZtXy=_borders(blocks, groups),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +18,12 @@ from bigmm.formula.coding import ContrastChoice
 from bigmm.solver.cholmod import NotPositiveDefiniteError
 from bigmm.solver.derivatives import Derivatives, differentiate
 from bigmm.solver.optimize import Optimizer, minimize
+from bigmm.solver.plan import Plan
+from bigmm.solver.planning import make_plan
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
-from bigmm.solver.select import SelectedModel, select
+from bigmm.solver.replay import replayed
+from bigmm.solver.roots import Arrangement
+from bigmm.solver.select import SelectedModel, select, select_response
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
@@ -41,6 +47,38 @@ def build_model(
     return LinearMixedModel(cp, select(cp, parsed, contrasts), reml=reml)
 
 
+def build_models(
+    cp: CrossProducts, formula: str | None = None, *, reml: bool = True, contrasts: Mapping[str, ContrastChoice] | None = None
+) -> Iterator[LinearMixedModel]:
+    """The models of a formula's responses, one after the other.
+
+    They share the coded columns, the symbolic analysis and the arrays of the factorization, so that each is to be used before
+    the next is asked for; afterwards it makes a factorization of its own when it needs one.
+
+    Raises
+    ------
+    FormulaError, LabelError, ModelError
+        As `build_model`.
+    """
+    parsed = cp.design.formula if formula is None else parse_formula(formula)
+    first: LinearMixedModel | None = None
+    for response in parsed.responses:
+        single = parsed.for_response(response)
+        try:
+            selected = select(cp, single, contrasts) if first is None else select_response(first.selected, cp, single)
+        except ModelError as error:
+            raise ModelError(f"response {response.text!r}: {error}") from None
+        model = LinearMixedModel(cp, selected, reml=reml)
+        if first is None:
+            first, shared = model, model.pls
+        else:
+            model._pls = shared.with_response(selected.blocks)
+        try:
+            yield model
+        finally:
+            model._pls = None
+
+
 class LinearMixedModel:
     """A linear mixed model ready to be evaluated at any theta; no rows, only crossproducts.
 
@@ -58,16 +96,38 @@ class LinearMixedModel:
         self.selected = selected
         self.reml = reml
         self._pls: PenalizedLeastSquares | None = None
+        self._planned: tuple[Plan, Callable[[], Arrangement]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without CHOLMOD's factor, which lives outside Python's memory and is found again when it is needed."""
-        return {**self.__dict__, "_pls": None}
+        return {**self.__dict__, "_pls": None, "_planned": None}
+
+    def plan(self, memory: float | None = None) -> Plan:
+        """How the model is factored and what that costs, found without factoring anything.
+
+        Parameters
+        ----------
+        memory : float, optional
+            Bytes that a fit may take; unless given, the environment's BIGMM_MEMORY, or what this process may still take.
+        """
+        if self._planned is None or memory is not None:
+            self._planned = make_plan(self.selected.blocks, len(self.lower), memory)
+        return self._planned[0]
 
     @property
     def pls(self) -> PenalizedLeastSquares:
-        """The factorization; the symbolic analysis happens once."""
+        """The factorization as it was planned; the symbolic analysis happens once.
+
+        Raises
+        ------
+        ModelError
+            When memory will not hold it.
+        """
         if self._pls is None:
-            self._pls = PenalizedLeastSquares(self.selected.blocks, self.selected.covariance)
+            plan = self.plan()
+            plan.check()
+            assert self._planned is not None
+            self._pls = PenalizedLeastSquares(self.selected.blocks, self.selected.covariance, self._planned[1]())
         return self._pls
 
     @property
@@ -168,6 +228,7 @@ class LinearMixedModel:
         start: npt.ArrayLike | None = None,
         optimizer: str | Optimizer | None = None,
         on_evaluation: Callable[[int, Array, float], None] | None = None,
+        log: str | os.PathLike[str] | None = None,
     ) -> LinearMixedModelFit:
         """Find theta and everything that follows from it.
 
@@ -179,11 +240,16 @@ class LinearMixedModel:
         optimizer : str or Optimizer, optional
         on_evaluation : callable, optional
             Called with (number, theta, objective) after every evaluation.
+        log : path, optional
+            File that every evaluation is written to. A search that was killed and is started again with the same arguments
+            takes from it what it has, and ends with the same bits.
 
         Raises
         ------
         ModelError
-            For a start of the wrong length or outside the bounds, or unknown settings.
+            For a start of the wrong length or outside the bounds, unknown settings, or a plan that memory will not hold.
+        StorageError
+            For a log that cannot be read or written, or that belongs to another model or other crossproducts.
         """
         from bigmm.inference.fit import estimate
 
@@ -193,8 +259,15 @@ class LinearMixedModel:
         theta = self.selected.covariance.check(default if start is None else start)
         if settings.method == "newton":  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
-        found = minimize(self._with_derivatives, self.selected.covariance, theta, floor, settings, on_evaluation)
+        with nullcontext(self._with_derivatives) if log is None else replayed(self._with_derivatives, log, self._identity) as evaluate:
+            found = minimize(evaluate, self.selected.covariance, theta, floor, settings, on_evaluation)
         return estimate(self, found)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What decides the objective."""
+        contrasts = {name: choice if isinstance(choice, str) else repr(choice) for name, choice in self.selected.contrasts.items()}
+        return {"crossproducts": self.cp.digest, "formula": self.selected.formula.text, "reml": self.reml, "contrasts": contrasts}
 
     def _with_derivatives(self, theta: Array) -> tuple[float, Callable[[], Derivatives]]:
         value, evaluation = self.evaluate(theta)

@@ -3,7 +3,7 @@
 Steps are solved for in theta and taken in the covariance matrices: Sigma = T T' moves by dT T' + T dT', in which
 the objective is smooth where a variance vanishes; theta itself has a stationary point at zero whatever the data say.
 A vanishing diagonal entry is held at a floor just above zero, and there the derivative with respect to the
-variance decides whether it stays.
+variance decides whether it stays. Close to a singular Sigma steps are taken in theta, where a column may change its sign.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _STALLED = 3
 _CERTAIN = 1e-6
 #: Searches that start again beyond a zero, at most.
 _ESCAPES = 5
+#: A floor as a part of what could matter.
+_HELD_PART = 1e-3
 #: A diagonal entry below this many floors is near zero.
 _NEAR = 100.0
 
@@ -98,16 +100,16 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
     point = search.at(np.maximum(start, floor))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    H, damping, stalled = point.derivatives.information, 0.0, 0
+    H, damping, stalled = search.curvature(point), 0.0, 0
     while True:
         g = point.derivatives.gradient
-        held = (point.theta <= floor * _HELD) & (g >= 0.0)
+        held = search.held(point)
         step, decrement = _step(g, H, ~held, damping)
         if decrement <= max(_TOLERANCE, tolerance * abs(point.objective)) or stalled >= _STALLED:
             beyond = search.escape(point)
             if beyond is None:
-                return search.last_step(point, step, held, decrement)
-            point, H, damping, stalled = beyond, beyond.derivatives.information, 0.0, 0
+                return search.last_step(point, step, decrement)
+            point, H, damping, stalled = beyond, search.curvature(beyond), 0.0, 0
             continue
         found = search.better(point, H, held, damping)
         if found is None:
@@ -115,7 +117,8 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
         new, easy = found
         stalled = stalled + 1 if new.objective > point.objective - _noise(point.objective) else 0
         damping = damping / 10.0 if easy else max(10.0 * damping, 0.01)
-        H = _corrected(new.derivatives.information, new.theta - point.theta, new.derivatives.gradient - g)
+        flips = search.flips(point.theta, new.theta)
+        H = _corrected(search.curvature(new), new.theta - flips * point.theta, new.derivatives.gradient - flips * g)
         point = new
 
 
@@ -132,9 +135,9 @@ class _Search:
         """Why nothing better was found."""
         return "no step lowers the objective" if self.left > 0 else "maxeval reached"
 
-    def last_step(self, point: _Point, step: Array, held: Mask, decrement: float) -> Minimum:
+    def last_step(self, point: _Point, step: Array, decrement: float) -> Minimum:
         """The step that gains next to nothing is taken all the same, without derivatives: it doubles the digits of theta."""
-        theta = self._move(point, step, held)
+        theta = self._move(point, step)
         value, _ = self.evaluate(theta) if self.left > 0 else (np.nan, None)
         better = value <= point.objective + _noise(point.objective)
         certain = decrement <= _CERTAIN + 10.0 * _noise(point.objective)
@@ -165,28 +168,79 @@ class _Search:
         """Newton's step, where it can be trusted; an EM step; ever shorter steps."""
         g = point.derivatives.gradient
         step, _ = _step(g, H, ~held, damping)
-        yield self._move(point, step, held)
+        yield self._move(point, step)
         yield self._each_term(point, lambda precision, spread: precision + spread)
         for shorter in 10.0 ** np.arange(-2.0, 9.0):
             if shorter > damping:
                 step, _ = _step(g, H, ~held, shorter)
-                yield self._move(point, step, held)
+                yield self._move(point, step)
 
-    def _move(self, point: _Point, step: Array, held: Mask) -> Array:
+    def _move(self, point: _Point, step: Array) -> Array:
         """A step, with the terms that it would change too much moved as if the design were balanced."""
         new = point.theta.copy()
         for i, term in enumerate(self.covariance.terms):
             T, dT = self.covariance.template(term, point.theta), self.covariance.template(term, step)
             A = np.linalg.solve(T, dT)
             growth = np.linalg.eigvalsh(np.eye(len(A)) + A + A.T)
-            if held[term.theta].any():
-                moved = _additive(T, dT)
+            if self._is_near_zero(point, term):
+                moved = _additive(T, dT, np.diag(self.covariance.template(term, self.floor)))
             elif growth[0] > _SHRINK**-2 and growth[-1] < _GROW**2:
                 moved = T @ _factor(np.eye(len(A)) + A + A.T)
             else:
                 moved = T @ _balanced(*self._moments(point, term), least=_SHRINK ** -float(2 * (self.shrunk[i] + 1) ** 2))
             new[term.theta] = self.covariance.entries_of(moved)
         return np.maximum(new, self.floor)
+
+    def _is_near_zero(self, point: _Point, term: TermCovariance) -> bool:
+        """Whether the term's covariance matrix is close to a singular one."""
+        T, least = self.covariance.template(term, point.theta), self.covariance.template(term, self.floor)
+        return bool((np.diag(T) <= _NEAR * np.diag(least)).any())
+
+    def held(self, point: _Point) -> Mask:
+        """Diagonal entries that stay at their floor: the rest of their column is zero and the objective rises with them.
+
+        With something below it, an entry of zero is not on a boundary: the objective is the same at (t, s) and (-t, -s).
+        """
+        held = (point.theta <= self.floor * _HELD) & (point.derivatives.gradient >= 0.0)
+        for term in self.covariance.terms:
+            T, least = self.covariance.template(term, point.theta), np.diag(self.covariance.template(term, self.floor))
+            empty = (np.abs(np.tril(T, -1)) <= least[:, None]).all(axis=0)
+            held[term.theta] &= self.covariance.entries_of(np.diag(empty)) > 0
+        return held
+
+    def curvature(self, point: _Point) -> Array:
+        """The average information, and what it lacks where a variance is near zero.
+
+        The objective's change with Sigma = T T' to the second order in dT has the part tr(G dT dT'), G its derivative in
+        Sigma, which holds a variance at zero; inside, G vanishes at the minimum.
+        """
+        H = point.derivatives.information.copy()
+        for term in self.covariance.terms:
+            if self._is_near_zero(point, term):
+                G = self._slope(point, term)
+                values, vectors = np.linalg.eigh(G)
+                G = (vectors * np.maximum(values, 0.0)) @ vectors.T
+                at = term.theta.start
+                for column in range(term.size):
+                    to = at + term.size - column
+                    H[at:to, at:to] += 2.0 * G[column:, column:]
+                    at = to
+        return H
+
+    def _slope(self, point: _Point, term: TermCovariance) -> Array:
+        """Derivative of the objective in a term's Sigma: T^-T (l I - l E - l U) T^-1."""
+        precision, spread = self._moments(point, term)
+        inverse = np.linalg.inv(self.covariance.template(term, point.theta))
+        return point.derivatives.levels[term.group] * (inverse.T @ (np.eye(term.size) - precision - spread) @ inverse)
+
+    def flips(self, old: Array, new: Array) -> Array:
+        """-1 for the entries of the columns that have changed their sign between two points, 1 elsewhere."""
+        signs = np.ones_like(old)
+        for term in self.covariance.terms:
+            a, b = self.covariance.template(term, old), self.covariance.template(term, new)
+            column = np.where((a * b).sum(axis=0) < 0.0, -1.0, 1.0)
+            signs[term.theta] = self.covariance.entries_of(np.tile(column, (term.size, 1)))
+        return signs
 
     def _has_shrunk(self, i: int, old: _Point, new: _Point) -> bool:
         term = self.covariance.terms[i]
@@ -274,12 +328,11 @@ def _noise(objective: float) -> float:
     return 1e-14 * abs(objective)
 
 
-def _additive(T: Array, dT: Array) -> Array:
-    """T + dT, with diagonal entries that neither change sign nor jump."""
-    new = T + dT
-    old, diagonal = np.diag(T), np.diag(new).copy()
-    np.fill_diagonal(new, np.clip(diagonal, old / _SHRINK, old * _GROW))
-    return new
+def _additive(T: Array, dT: Array, least: Array) -> Array:
+    """T + dT, no row of it many times as long; a column that crosses zero comes out with its sign changed: T T' is the same."""
+    length = np.maximum(np.sqrt((T**2).sum(axis=1)), least / _HELD_PART)
+    new = T + dT / max(1.0, float((np.abs(dT).max(axis=1) / (_GROW * length)).max()))
+    return new * np.where(np.diag(new) < 0.0, -1.0, 1.0)
 
 
 def _corrected(H: Array, moved: Array, change: Array) -> Array:

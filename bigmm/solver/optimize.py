@@ -38,8 +38,8 @@ _SNAP_RISE = 1e-8
 #: Step and slope of the one-sided check at a bound, and how often the search may start again from there.
 _EDGE_STEP = 1e-3
 _RESTARTS = 3
-#: Evaluations for each entry of theta that BOBYQA gets to go on where Newton's steps stall.
-_RESCUE = 60
+#: Evaluations for each entry of theta that Newton's steps get before BOBYQA goes on, and that BOBYQA gets then.
+_STEPS, _RESCUE = 40, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class _Recorder:
             gradient[:] = derive().gradient if derive is not None else 0.0
             return value if derive is not None else self.trace[0][1]
         except BaseException as error:
-            self.failure = error
+            self.failure = self.failure or error  # L-BFGS may call again, and that fails because of the first
             raise nlopt.ForcedStop from error
 
     @property
@@ -199,15 +199,17 @@ def _newton(
     recorder: _Recorder, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer
 ) -> tuple[str, bool, float]:
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall."""
+    steps = min(settings.maxeval, _STEPS * (len(start) + 1))
     try:
-        found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=settings.maxeval)
+        found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=steps)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
         found = Minimum(*recorder.best, np.inf, False, f"Newton's steps failed ({error})")
     if found.converged or len(recorder.trace) >= settings.maxeval:
         return found.reason, found.converged, found.decrement
+    before = found.reason if len(recorder.trace) < steps else f"no end after {steps} evaluations"
     limit = min(settings.maxeval, len(recorder.trace) + _RESCUE * (len(start) + 1))
     reason, converged = _nlopt(recorder, covariance.lower, recorder.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
-    return f"{found.reason}, then BOBYQA: {reason}", converged, found.decrement
+    return f"{before}, then BOBYQA: {reason}", converged, found.decrement
 
 
 def _nlopt(recorder: _Recorder, lower: Array, start: Array, floor: Array, settings: Optimizer) -> tuple[str, bool]:
@@ -233,11 +235,13 @@ def _search(recorder: _Recorder, start: Array, lower: Array, settings: Optimizer
     optimizer.set_maxeval(max(settings.maxeval - len(recorder.trace), 1))
     try:
         optimizer.optimize(start)
-    except (nlopt.ForcedStop, nlopt.RoundoffLimited, SystemError) as error:
-        if recorder.failure is not None:  # after its last step BOBYQA does not heed a stop: SystemError
+    except (nlopt.ForcedStop, nlopt.RoundoffLimited, nlopt.runtime_error, SystemError) as error:
+        if recorder.failure is not None:  # what stops BOBYQA after its last step is a SystemError, L-BFGS in a line search a failure
             raise recorder.failure from None
         if isinstance(error, nlopt.RoundoffLimited):
             return "stopped by rounding", True
+        if isinstance(error, nlopt.runtime_error):
+            return "nlopt found no better point", False
         raise
     code = optimizer.last_optimize_result()
     return _REASONS.get(code, f"nlopt code {code}"), code in (nlopt.SUCCESS, nlopt.FTOL_REACHED, nlopt.XTOL_REACHED)

@@ -11,6 +11,7 @@ Bates et al. (2015), JSS 67(1), section 3.4, with the leading block eliminated b
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -18,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bigmm.columns import Array
-from bigmm.solver import elimination
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering
 from bigmm.solver.covariance import RelativeCovariance
-from bigmm.solver.layout import Layout, Leaves, lay_out
-from bigmm.solver.roots import root_factor
+from bigmm.solver.layout import Index, Layout, replace_borders
+from bigmm.solver.leaf_sums import LeafSums
+from bigmm.solver.leaves import EliminatedLeaves
+from bigmm.solver.roots import Arrangement, arrange
 from bigmm.solver.threads import loop_threads, looping
 
 #: Right-hand sides that are solved for at once; bounds the memory of conditional variances.
@@ -114,40 +116,42 @@ class PenalizedLeastSquares:
     ----------
     blocks : ModelBlocks
     covariance : RelativeCovariance
-    leaves : bool
-        Eliminate the leading factor by hand; False leaves everything to CHOLMOD, in the order of the groups.
-    ordering : str
-        CHOLMOD's fill-reducing order of the root.
-    simplicial : bool
-        Ask CHOLMOD for a factor without entries that are zero by structure.
+    arrangement : Arrangement, optional
+        Layout and factor, as a plan has chosen them; unless given, they are arranged by the next three.
+    leaves, ordering, simplicial
+        As for `bigmm.solver.roots.arrange`.
     """
 
     def __init__(
         self,
         blocks: ModelBlocks,
         covariance: RelativeCovariance,
+        arrangement: Arrangement | None = None,
         *,
         leaves: bool = True,
-        ordering: Ordering = "default",
+        ordering: Ordering | None = None,
         simplicial: bool = False,
     ) -> None:
+        chosen = arrangement or arrange(blocks, leaves=leaves, ordering=ordering, simplicial=simplicial)
         self.blocks = blocks
         self.covariance = covariance
-        self.layout: Layout = lay_out(blocks, leaves=leaves)
-        self.factor = root_factor(self.layout, ordering, simplicial=simplicial)
+        self.layout: Layout = chosen.layout
+        self.factor = chosen.factor
         self.templates: list[Array] = []
         self.W: Reduced | None = None
-        self._threads = loop_threads(0.0)
-        if (found := self.layout.leaves) is not None:
-            q, k = found.ZtZ.shape[:2]
-            self.V = np.zeros((q, k, k))
-            self.B = np.empty_like(found.values)
-            self._logdet_of = np.empty(q)
-            self._threads = loop_threads(float((np.diff(found.indptr).astype(np.float64) ** 2).sum() / 2 * k))
+        found = self.layout.leaves
+        self.eliminated = None if found is None else EliminatedLeaves(found)
+        self._leaf_W = None if found is None else np.empty_like(found.ZtXy)
+
+    def with_response(self, blocks: ModelBlocks) -> PenalizedLeastSquares:
+        """The same factorization for another y: layout, symbolic analysis and work arrays are shared, so that one is used at a time."""
+        other = copy.copy(self)
+        other.blocks, other.layout, other.W = blocks, replace_borders(self.layout, blocks), None
+        return other
 
     def looping(self) -> AbstractContextManager[None]:
         """A context in which compiled loops have as many threads as their work is worth."""
-        return looping(self._threads)
+        return looping(loop_threads(0.0)) if self.eliminated is None else self.eliminated.looping()
 
     def evaluate(self, theta: npt.ArrayLike) -> Evaluation:
         """Factor everything at theta.
@@ -165,44 +169,35 @@ class PenalizedLeastSquares:
 
     def _evaluate(self, values: Array) -> Evaluation:
         self.templates = self.covariance.templates(values)
-        logdet = 0.0
         leaves, root = self.layout.leaves, self.layout.root
-        if leaves is not None and self.layout.leading is not None:
-            elimination.leaf_factors(leaves.ZtZ, self.templates[self.layout.leading], self.V, self._logdet_of)
-            logdet += float(self._logdet_of.sum())
-            if root.r:
-                elimination.leaf_rows(leaves.indptr, leaves.indices, leaves.values, self.V, self._template_rows(), self.B)
+        logdet = 0.0 if self.eliminated is None else self.eliminated.factor(self.leading_template, self.root_templates)
         if self.factor is not None:
-            self.factor.assemble(self.root_templates, None if leaves is None else self.B)
+            self.factor.assemble(self.root_templates, None if self.eliminated is None else self.eliminated.B)
             self.factor.factorize()
             logdet += self.factor.logdet()
-        self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy)
+        self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy, self._leaf_W)
         return Evaluation(values.copy(), logdet, _upper_factor(self.blocks.XytXy - self.W.gram()))
+
+    @property
+    def leading_template(self) -> Array:
+        """Template of the leading factor."""
+        assert self.layout.leading is not None
+        return self.templates[self.layout.leading]
 
     @property
     def root_templates(self) -> list[Array]:
         """Templates of the root's factors."""
         return [self.templates[g] for g in self.layout.root.groups]
 
-    def _template_rows(self) -> Array:
-        """For each root column the entries of its template's column from the diagonal down, padded with zeros."""
-        root = self.layout.root
-        rows = np.zeros((root.r, max(root.sizes)))
-        for part, T, k in zip(root.split(rows), self.root_templates, root.sizes, strict=True):
-            for inner in range(k):
-                part[:, inner, : k - inner] = T[inner:, inner]
-        return rows
-
-    def reduce(self, leaves_C: Array | None, root_C: Array) -> Reduced:
-        """Take the random effects out of Z'C for any columns C; see `Reduced`."""
-        leaves = self.layout.leaves
-        reduced_leaves = None if leaves_C is None else self.V @ leaves_C
+    def reduce(self, leaves_C: Array | None, root_C: Array, out: Array | None = None) -> Reduced:
+        """Take the random effects out of Z'C for any columns C; see `Reduced`. The leaves' part goes to `out`, if given."""
+        reduced = None if self.eliminated is None or leaves_C is None else self.eliminated.reduce(leaves_C, out)
         if self.factor is None:
-            return Reduced(reduced_leaves, root_C)
+            return Reduced(reduced, root_C)
         border = self.scale(root_C, transposed=True)
-        if leaves is not None and reduced_leaves is not None:
-            elimination.subtract_borders(leaves.root_indptr, leaves.root_leaves, leaves.root_entries, self.B, reduced_leaves, border)
-        return Reduced(reduced_leaves, self.factor.solve_L(border))
+        if self.eliminated is not None and reduced is not None:
+            self.eliminated.subtract_border(reduced, border)
+        return Reduced(reduced, self.factor.solve_L(border))
 
     def scale(self, x: Array, *, transposed: bool = False) -> Array:
         """Lambda x, or Lambda'x, on the root; x is (r, columns)."""
@@ -215,21 +210,28 @@ class PenalizedLeastSquares:
         """The root's spherical random effects for each column, S^-1 of its border: (r, columns)."""
         return columns.root if self.factor is None else self.factor.solve_Lt(columns.root)
 
-    def _leaf_effects(self, leaves: Leaves, columns: Array, spherical: Array) -> Array:
-        """The leaves' random effects for each column, on the original scale: V_j'(V_j(Z_1'C)_j - B_j u_root)."""
-        out = np.empty_like(columns)
-        elimination.leaf_effects(leaves.indptr, leaves.indices, self.B, self.V, columns, spherical, out)
-        return out
-
     def effects(self, columns: Reduced) -> list[Array]:
         """Lambda (Lambda'Z'Z Lambda + I)^-1 Lambda'Z'C by grouping factor, (q, k, columns) each."""
         out: list[Array] = [np.zeros(0)] * len(self.blocks.groups)
         u = self.spherical(columns)
         for g, part in zip(self.layout.root.groups, self.layout.root.split(self.scale(u)), strict=True):
             out[g] = part
-        if self.layout.leaves is not None and self.layout.leading is not None and columns.leaves is not None:
-            out[self.layout.leading] = self._leaf_effects(self.layout.leaves, columns.leaves, u)
+        if self.eliminated is not None and self.layout.leading is not None and columns.leaves is not None:
+            out[self.layout.leading] = self.eliminated.effects(columns.leaves, u)
         return out
+
+    def leaf_sums(self, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
+        """What derivatives need of the leaves, and the directions' border; see `EliminatedLeaves.sums`."""
+        assert self.eliminated is not None
+        assert self.W is not None
+        assert self.W.leaves is not None
+        return self.eliminated.sums(self.leading_template, self.W.leaves, U, coefficients, entries)
+
+    def leaf_traces(self) -> Array:
+        """Sum of (W_j C_j Lambda) S^-1 (..)' over the leaves, (k, k); after the factor was inverted."""
+        assert self.eliminated is not None
+        assert self.factor is not None
+        return self.factor.leaf_traces(self.eliminated.unscale())
 
     def solve(self, evaluation: Evaluation) -> Solution:
         """Fixed effects and conditional modes at the theta that was evaluated last."""
@@ -244,12 +246,12 @@ class PenalizedLeastSquares:
         Times sigma^2 they are the variances of the random effects given y and beta, lme4's ``postVar``.
         """
         out: list[Array] = [np.zeros(0)] * len(self.blocks.groups)
-        root, leaves = self.layout.root, self.layout.leaves
+        root = self.layout.root
         for g, k, start, stop in zip(root.groups, root.sizes, root.offsets, root.offsets[1:], strict=False):
             out[g] = self._root_variances(k, start, stop)
-        if leaves is not None and self.layout.leading is not None:
-            W = np.einsum("jba,jbc->jac", self.V, self.V)
-            out[self.layout.leading] = W + self._leaf_variances(leaves) if root.r else W
+        if self.eliminated is not None and self.layout.leading is not None:
+            W = np.einsum("jba,jbc->jac", self.eliminated.V, self.eliminated.V)
+            out[self.layout.leading] = W + self._leaf_variances(self.eliminated) if root.r else W
         return tuple(out)
 
     def _root_variances(self, k: int, start: int, stop: int) -> Array:
@@ -263,18 +265,19 @@ class PenalizedLeastSquares:
             blocks.append(self._squares(self.scale(right, transposed=True), k))
         return np.concatenate(blocks)
 
-    def _leaf_variances(self, leaves: Leaves) -> Array:
+    def _leaf_variances(self, eliminated: EliminatedLeaves) -> Array:
         """V_j' B_j S^-1 B_j' V_j, from the columns of L^-1 P B_j'."""
-        k, blocks = self.V.shape[1], []
+        leaves, all_V, B = eliminated.leaves, eliminated.V, eliminated.B
+        k, blocks = all_V.shape[1], []
         step = max(_BATCH // k, 1)
-        for first in range(0, len(self.V), step):
-            last = min(first + step, len(self.V))
+        for first in range(0, len(all_V), step):
+            last = min(first + step, len(all_V))
             right = np.zeros((self.layout.root.r, (last - first) * k))
             entries = slice(leaves.indptr[first], leaves.indptr[last])
             leaf = np.repeat(np.arange(last - first), np.diff(leaves.indptr[first : last + 1]))
             for a in range(k):
-                right[leaves.indices[entries], leaf * k + a] = self.B[entries, a]
-            V = self.V[first:last]
+                right[leaves.indices[entries], leaf * k + a] = B[entries, a]
+            V = all_V[first:last]
             blocks.append(np.einsum("jba,jbc,jcd->jad", V, self._squares(right, k), V))
         return np.concatenate(blocks)
 

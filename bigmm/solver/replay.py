@@ -7,7 +7,6 @@ answered from it, to the bit. Nothing else of the search's state has to be kept.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -118,11 +117,10 @@ def _whole_lines(file: Path) -> list[bytes]:
 
 def _to_json(found: Derivatives) -> dict[str, Any]:
     """JSON writes floats so that they are read back to the bit."""
-    values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-    return {name: [part.tolist() for part in value] if name in _TUPLES else value.tolist() for name, value in values.items()}
+    arrays = {"gradient": found.gradient.tolist(), "information": found.information.tolist()}
+    return {**arrays, **{name: [part.tolist() for part in getattr(found, name)] for name in _TUPLES}, "levels": found.levels}
 
 
 def _from_json(record: Mapping[str, Any]) -> Derivatives:
-    values: dict[str, Any] = {name: np.array(value) for name, value in record.items() if name not in _TUPLES}
-    values |= {name: tuple(np.array(part) for part in record[name]) for name in _TUPLES}
-    return Derivatives(**values)
+    lists: dict[str, Any] = {name: tuple(np.array(part) for part in record[name]) for name in _TUPLES}
+    return Derivatives(np.array(record["gradient"]), np.array(record["information"]), **lists, levels=tuple(record["levels"]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numba
 import numpy as np
@@ -12,10 +13,12 @@ from scipy.linalg import lapack
 from scipy.linalg.blas import dtrsm
 
 from bigmm.columns import Array
-from bigmm.solver import elimination
+from bigmm.solver import assembly, elimination, placement
+from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering, SparseFactor
-from bigmm.solver.layout import Index, Layout, Leaves, Root
-from bigmm.solver.selected_inverse import takahashi
+from bigmm.solver.layout import Index, Layout, Leaves, OwnBlocks, Root, lay_out
+from bigmm.solver.pattern import closed_pattern, own_pattern
+from bigmm.solver.selected_inverse import Places, find, invert_in_place
 from bigmm.solver.threads import blas_threads
 
 
@@ -47,50 +50,27 @@ class RootFactor(Protocol):
         """Sum over levels of the diagonal blocks of S^-1, one (k, k) array a factor; after `invert`."""
 
 
-#: A root whose pattern has more than this part of its triangle filled is held as a dense array.
-_DENSE = 0.1
-
-
-def root_factor(layout: Layout, ordering: Ordering = "default", *, simplicial: bool = False) -> RootFactor | None:
-    """The root's factor, dense or sparse by how full its pattern is; None when there is no root.
-
-    Parameters
-    ----------
-    layout : Layout
-    ordering : str
-        CHOLMOD's order; any but the default asks for a sparse factor.
-    simplicial : bool
-        Ask for a sparse factor without entries that are zero by structure.
-    """
-    root, leaves = layout.root, layout.leaves
-    if not root.r:
-        return None
-    pattern = root_pattern(root, leaves)
-    if leaves is not None and ordering == "default" and not simplicial and pattern.nnz > _DENSE * root.r * (root.r + 1) / 2:
-        return DenseRoot(root, leaves)
-    return SparseRoot(root, leaves, pattern, ordering, simplicial=simplicial)
-
-
 class DenseRoot:
     """S as a full square array of which the upper triangle (in C order) is used; L and then S^-1 take its place."""
 
-    def __init__(self, root: Root, leaves: Leaves | None) -> None:
+    def __init__(self, root: Root, leaves: Leaves) -> None:
         self._root, self._leaves = root, leaves
         self._S = np.empty((root.r, root.r))
         self._logdet = 0.0
         self._threads = blas_threads(root.r)
+        self._inversion_threads = blas_threads(root.r, tiny=0)  # dpotri shares even little work
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S."""
-        S = self._S
-        S[:] = 0.0
+        assert B is not None
+        S, columns, found = self._S, self._root.columns, self._leaves
+        entries = (found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices)
+        elimination.subtract_into_dense(found.work_order, numba.get_num_threads(), *entries, B, S)
         for own in self._root.blocks:
-            row, column = self._root.places(own)
-            S[column, row] = templates[own.row_group].T @ own.ZtZ @ templates[own.column_group]
-        S[np.diag_indices(len(S))] += 1.0
-        if self._leaves is not None and B is not None:
-            found = self._leaves
-            elimination.subtract_from_dense(found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices, B, S)
+            g, h = own.column_group, own.row_group
+            part = S[columns(g), columns(h)]
+            assembly.add_to_dense(own.column_refs, own.row_refs, own.diagonal, own.ZtZ, templates[g], templates[h], part)
+        _diagonal(S)[:] += 1.0
 
     def factorize(self) -> None:
         """Factor S in place (LAPACK's dpotrf; C order's upper triangle is Fortran order's lower one)."""
@@ -98,7 +78,7 @@ class DenseRoot:
             _, info = lapack.dpotrf(self._S.T, lower=1, clean=0, overwrite_a=1)
         if info != 0:
             raise NotPositiveDefiniteError(f"leading minor {info} of the root is not positive")
-        self._logdet = float(2.0 * np.log(np.diagonal(self._S)).sum())
+        self._logdet = float(2.0 * np.log(_diagonal(self._S)).sum())
 
     def logdet(self) -> float:
         """log|S|."""
@@ -116,12 +96,11 @@ class DenseRoot:
 
     def invert(self) -> None:
         """S^-1 in place of L (LAPACK's dpotri)."""
-        with self._threads():
+        with self._inversion_threads():
             lapack.dpotri(self._S.T, lower=1, overwrite_c=1)
 
     def leaf_traces(self, G: Array) -> Array:
         """Sum of G_j S^-1 G_j' over the leaves."""
-        assert self._leaves is not None
         found, k = self._leaves, G.shape[1]
         out = np.empty((self._root.r, k, k))
         elimination.traces_from_dense(
@@ -132,40 +111,52 @@ class DenseRoot:
     def diagonal_blocks(self) -> list[Array]:
         """Sum over levels of the diagonal blocks of S^-1."""
         blocks = []
-        for own in self._root.blocks:
-            if own.row_group == own.column_group:
-                row, column = self._root.places(own)
-                blocks.append(self._S[np.minimum(row, column), np.maximum(row, column)].sum(axis=0))
+        for k, start, stop in zip(self._root.sizes, self._root.offsets, self._root.offsets[1:], strict=False):
+            own, sums = self._S[start:stop, start:stop], np.empty((k, k))
+            for a in range(k):
+                for b in range(a, k):
+                    sums[a, b] = sums[b, a] = np.diagonal(own, b - a)[a::k].sum()
+            blocks.append(sums)
         return blocks
+
+
+def _diagonal(S: Array) -> Array:
+    """A view of the diagonal that can be written."""
+    return S.reshape(-1)[:: len(S) + 1]
 
 
 class SparseRoot:
     """S on its closed pattern, lower triangle by columns, factored by CHOLMOD."""
 
-    def __init__(
-        self, root: Root, leaves: Leaves | None, pattern: sp.csc_array, ordering: Ordering = "default", *, simplicial: bool = False
-    ) -> None:
+    def __init__(self, root: Root, leaves: Leaves | None, factor: SparseFactor) -> None:
         self._root, self._leaves = root, leaves
-        self.indptr, self.indices = pattern.indptr.astype(np.int64), pattern.indices.astype(np.int64)
-        self.factor = SparseFactor(self.indptr, self.indices, ordering, simplicial=simplicial)
-        keys = np.repeat(np.arange(root.r, dtype=np.int64), np.diff(self.indptr)) * root.r + self.indices
-        self._places = [_place(keys, root, own.row_group == own.column_group, *root.places(own)) for own in root.blocks]
-        self._diagonal = self.indptr[:-1]
+        self.factor, self.indptr, self.indices = factor, factor.indptr, factor.indices
+        self._places = [self._find(own) for own in root.blocks]
         self._work = np.zeros((numba.get_num_threads(), root.r if leaves is not None else 0))
         self._inverse: Array | None = None
         self._in_L: Index | None = None
+
+    def _find(self, own: OwnBlocks) -> Index:
+        """Where each column of each block begins in S, (blocks, k_column)."""
+        _, k_column, k_row = own.ZtZ.shape
+        g, h, offsets = own.column_group, own.row_group, self._root.offsets
+        places: Index = np.empty((len(own.ZtZ), k_column), dtype=self.indptr.dtype)
+        refs = (own.column_refs, own.row_refs, k_column, k_row, own.diagonal, offsets[g], offsets[h])
+        placement.find_own(*refs, self.indptr, self.indices, places)
+        return places
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S."""
         S = self.factor.values
         S[:] = 0.0
-        for own, (inside, places) in zip(self._root.blocks, self._places, strict=True):
-            S[places] = (templates[own.row_group].T @ own.ZtZ @ templates[own.column_group])[inside]
-        S[self._diagonal] += 1.0
+        for own, places in zip(self._root.blocks, self._places, strict=True):
+            g, h = own.column_group, own.row_group
+            assembly.add_to_sparse(places, own.diagonal, own.ZtZ, templates[g], templates[h], S)
+        S[self.indptr[:-1]] += 1.0
         if self._leaves is not None and B is not None:
             found = self._leaves
-            own_columns = (found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices)
-            elimination.subtract_from_sparse(*own_columns, B, self.indptr, self.indices, self._work, S)
+            entries = (found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices)
+            elimination.subtract_from_sparse(found.work_order, *entries, B, self.indptr, self.indices, self._work, S)
 
     def matrix(self) -> sp.csc_array:
         """S as it was assembled last, lower triangle."""
@@ -190,22 +181,19 @@ class SparseRoot:
     def invert(self) -> None:
         """S^-1 on the pattern of S, by Takahashi's equations on the pattern of L."""
         L = self.factor.L()
-        L.sort_indices()
-        Z = np.empty(L.nnz)
-        indptr, indices = L.indptr.astype(np.int64), L.indices.astype(np.int64)
-        takahashi(indptr, indices, L.data, Z)
-        if self._in_L is None or self._in_L.max(initial=-1) >= len(Z):
-            self._in_L = self._match(indptr, indices)
-        self._inverse = Z[self._in_L]
+        L.sort_indices()  # looks whether it has to
+        invert_in_place(L.indptr, L.indices, L.data)
+        if self._in_L is None:
+            self._in_L = self._match(L.indptr, L.indices)
+            self._inverse = np.empty(len(self._in_L))
+        np.take(L.data, self._in_L, out=self._inverse)
 
-    def _match(self, indptr: Index, indices: Index) -> Index:
-        """Place in L of every entry of S's pattern."""
-        r = self._root.r
-        position = np.empty(r, dtype=np.int64)
-        position[self.factor.permutation] = np.arange(r)
-        row, column = position[self.indices], position[np.repeat(np.arange(r), np.diff(self.indptr))]
-        keys = np.repeat(np.arange(r, dtype=np.int64), np.diff(indptr)) * r + indices
-        return np.searchsorted(keys, np.minimum(row, column) * r + np.maximum(row, column))
+    def _match(self, indptr: Places, indices: Places) -> Index:
+        """Place in L of every entry of S's pattern; L's own pattern is the analysis's, the same at every theta."""
+        position = np.empty(self._root.r, dtype=np.int64)
+        position[self.factor.permutation] = np.arange(self._root.r)
+        row, column = position[self.indices], np.repeat(position, np.diff(self.indptr))
+        return find(indptr, indices, np.maximum(row, column), np.minimum(row, column))
 
     def leaf_traces(self, G: Array) -> Array:
         """Sum of G_j S^-1 G_j' over the leaves."""
@@ -222,35 +210,44 @@ class SparseRoot:
         """Sum over levels of the diagonal blocks of S^-1."""
         assert self._inverse is not None
         blocks = []
-        for own, (inside, places) in zip(self._root.blocks, self._places, strict=True):
-            if own.row_group == own.column_group:
-                lower = np.zeros(own.ZtZ.shape)
-                lower[inside] = self._inverse[places]
-                total = lower.sum(axis=0)
-                blocks.append(total + np.tril(total, -1).T)
+        for own, places in zip(self._root.blocks, self._places, strict=True):
+            if own.diagonal:
+                k = own.ZtZ.shape[1]
+                sums = np.empty((k, k))
+                for a in range(k):
+                    for b in range(a, k):
+                        sums[a, b] = sums[b, a] = self._inverse[places[:, a] + (b - a)].sum()
+                blocks.append(sums)
         return blocks
 
 
-def _place(keys: Index, root: Root, diagonal: bool, row: Index, column: Index) -> tuple[Any, Index]:
-    """Which entries of some blocks lie in the lower triangle, and where these stand in the pattern."""
-    inside: Any = row >= column if diagonal else np.ones(row.shape, dtype=bool)
-    return inside, np.searchsorted(keys, column[inside] * root.r + row[inside])
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrangement:
+    """A layout and its root's factor; None when there is no root."""
+
+    layout: Layout
+    factor: RootFactor | None
 
 
-def root_pattern(root: Root, leaves: Leaves | None) -> sp.csc_array:
-    """Positions that Z'Z has or that elimination of the leaves fills, lower triangle; values mean nothing.
+def arrange(blocks: ModelBlocks, *, leaves: bool = True, ordering: Ordering | None = None, simplicial: bool = False) -> Arrangement:
+    """An arrangement that is asked for, whatever it costs; `bigmm.solver.plan` chooses one.
 
-    Built from ones, so that no entry cancels: scipy drops entries of a product or sum that are exactly zero.
+    Parameters
+    ----------
+    blocks : ModelBlocks
+    leaves : bool
+        Eliminate the leading factor by hand; False leaves everything to CHOLMOD, in the order of the groups.
+    ordering : str, optional
+        CHOLMOD's fill-reducing order of the root; leaves and no order give a dense root.
+    simplicial : bool
+        Ask CHOLMOD for a factor without entries that are zero by structure.
     """
-    r = root.r
-    places = [root.places(own) for own in root.blocks]
-    row = np.concatenate([np.zeros(0, dtype=np.int64), *(row.ravel() for row, _ in places)])
-    column = np.concatenate([np.zeros(0, dtype=np.int64), *(column.ravel() for _, column in places)])
-    pattern = sp.csc_array(sp.coo_array((np.ones(len(row)), (row, column)), shape=(r, r)))
-    if leaves is not None and r:
-        C = sp.csr_array((np.ones(len(leaves.indices)), leaves.indices, leaves.indptr), shape=(len(leaves.indptr) - 1, r))
-        pattern = sp.csc_array(pattern + C.T @ C)
-    pattern = sp.csc_array(sp.tril(pattern))
-    pattern.sum_duplicates()
-    pattern.sort_indices()
-    return pattern
+    layout = lay_out(blocks, leaves=leaves)
+    if not layout.root.r:
+        return Arrangement(layout, None)
+    if layout.leaves is not None and ordering is None and not simplicial:
+        return Arrangement(layout, DenseRoot(layout.root, layout.leaves))
+    own = own_pattern(layout.root)
+    pattern = own if layout.leaves is None else closed_pattern(own, layout.leaves)
+    factor = SparseFactor(pattern.indptr, pattern.indices, ordering or "default", simplicial=simplicial)
+    return Arrangement(layout, SparseRoot(layout.root, layout.leaves, factor))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bigmm.addition import shift_matrix
-from bigmm.columns import Array, expansion
-from bigmm.columns import Column as RawColumn
+from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts, GroupProducts
 from bigmm.errors import LabelError, ModelError, PrecisionWarning
 from bigmm.formula.coding import Coding, ContrastChoice, check_contrasts, code_terms
@@ -43,8 +42,8 @@ class FixedPart:
         Dependent columns that were left out.
     coding : Coding
         X = X_raw C, of the kept columns.
-    basis : (P + 1, p + 1)
-        [X_basis y_basis] = [X_raw y](shifted) G.
+    basis : (P + R, p + 1)
+        [X_basis y_basis] = [X_raw y1 y2 ...](shifted) G; y is one of the R responses.
     M : (p, p)
     beta_shift : (p,)
         What the shift of y adds to beta.
@@ -91,10 +90,11 @@ def select(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Contrast
         When the data cannot identify the model: too few rows or levels, a constant response; for contrasts of what is
         no category.
     """
+    response = _response_place(cp, formula)
     _check_collected(cp, formula)
     contrasts = {} if contrasts is None else contrasts
     check_contrasts(contrasts, cp.design.formula.fixed, cp.design.kinds)
-    fixed = _fixed_part(cp, formula, contrasts)
+    fixed = _fixed_part(cp, formula, contrasts, response)
     found = [_find_group(cp, term.group) for term in formula.random]
     groups = tuple(dict.fromkeys(found))
     terms = [(groups.index(group), term) for group, term in zip(found, formula.random, strict=True)]
@@ -105,12 +105,45 @@ def select(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Contrast
     return SelectedModel(formula, fixed, groups, codings, covariance, blocks, contrasts)
 
 
+def select_response(selected: SelectedModel, cp: CrossProducts, formula: Formula) -> SelectedModel:
+    """The same model for another of the responses: only what holds y is new."""
+    coding = selected.fixed.coding
+    basis, M, beta_shift = _basis(cp, coding.matrix, _response_place(cp, formula))
+    fixed = replace(selected.fixed, basis=basis, M=M, beta_shift=beta_shift)
+    groups = tuple(
+        replace(own, ZtXy=_code(coding.matrix, group.ZtXy, fixed.basis))
+        for own, group, coding in zip(selected.blocks.groups, selected.groups, selected.codings, strict=True)
+    )
+    blocks = replace(selected.blocks, groups=groups, XytXy=_XytXy(cp, fixed))
+    _check_residual(blocks.XytXy)
+    return replace(selected, formula=formula, fixed=fixed, blocks=blocks)
+
+
+def _response_place(cp: CrossProducts, formula: Formula) -> int:
+    """Which of the responses a model is for."""
+    known = cp.design.formula.responses
+    if len(formula.responses) > 1:
+        listed = ", ".join(repr(response.text) for response in formula.responses)
+        raise LabelError(f"a model has one response, found {listed}: name one, as in cp.fit('{_example(formula)}'), or use cp.fits()")
+    if formula.responses[0] not in known:
+        collected = ", ".join(repr(response.text) for response in known)
+        raise LabelError(
+            f"the crossproducts were collected for the response {collected}: found {formula.responses[0].text!r}; "
+            "another response needs another pass over the rows"
+        )
+    return known.index(formula.responses[0])
+
+
+def _example(formula: Formula) -> str:
+    return formula.for_response(formula.responses[0]).text
+
+
 def _check_collected(cp: CrossProducts, formula: Formula) -> None:
     design = cp.design
-    if formula.response != design.formula.response or formula.offsets != design.formula.offsets:
+    if formula.offsets != design.formula.offsets:
         raise LabelError(
             f"the crossproducts were collected for the response and offset of {design.formula.text!r}: "
-            f"found {formula.text!r}; another response needs another pass over the rows"
+            f"found {formula.text!r}; another offset needs another pass over the rows"
         )
     unknown = [name for name in formula.names if name not in design.kinds]
     if unknown:
@@ -126,18 +159,18 @@ def _find_group(cp: CrossProducts, names: tuple[str, ...]) -> GroupProducts:
     raise LabelError(f"the crossproducts have no grouping factor {':'.join(names)!r}, only {known}: reduce the data with it")
 
 
-def _fixed_part(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, ContrastChoice] | None) -> FixedPart:
+def _fixed_part(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, ContrastChoice] | None, response: int) -> FixedPart:
     coding = code_terms(formula.fixed, cp.columns, cp.design.kinds, cp.design.categories, contrasts)
-    G, _, _ = _basis(cp, coding.matrix)
+    G, _, _ = _basis(cp, coding.matrix, response)
     XtX = G[:, :-1].T @ cp.XytXy @ G[:, :-1]
     keep = independent_columns((XtX + XtX.T) / 2)
     dropped = tuple(name for name, kept in zip(coding.names, keep, strict=True) if not kept)
     names = tuple(name for name, kept in zip(coding.names, keep, strict=True) if kept)
     kept = Coding(names, coding.matrix[:, keep])
-    return FixedPart(names, dropped, kept, *_basis(cp, kept.matrix))
+    return FixedPart(names, dropped, kept, *_basis(cp, kept.matrix, response))
 
 
-def _basis(cp: CrossProducts, C: Array) -> tuple[Array, Array, Array]:
+def _basis(cp: CrossProducts, C: Array, response: int) -> tuple[Array, Array, Array]:
     """(G, M, beta_shift): shifted columns where the indicators can undo the shift, unshifted ones elsewhere."""
     P, p = C.shape
     V = shift_matrix(cp.columns, cp.design)
@@ -145,7 +178,7 @@ def _basis(cp: CrossProducts, C: Array) -> tuple[Array, Array, Array]:
     numeric = np.array([bool(column.numeric) for column in cp.columns], dtype=bool)
     plain = np.flatnonzero(~(C[numeric] != 0).any(axis=0))
     counts = np.where(np.logical_or.outer(numeric, numeric), 0.0, cp.XytXy[:P, :P])
-    G, M = np.zeros((P + 1, p + 1)), np.eye(p)
+    G, M = np.zeros((len(V), p + 1)), np.eye(p)
     for j in range(p):
         coefficients = _in_span(C[:, plain], unshifted[:, j] - C[:, j], counts)
         if coefficients is None:
@@ -153,11 +186,11 @@ def _basis(cp: CrossProducts, C: Array) -> tuple[Array, Array, Array]:
         else:
             G[:P, j] = C[:, j]
             M[plain, j] += coefficients
-    G[P, p] = 1.0
+    G[P + response, p] = 1.0
     beta_shift = np.zeros(p)
-    y_shift = _in_span(C[:, plain], cp.design.y_shift * expansion(cp.columns, RawColumn()), counts)
+    y_shift = _in_span(C[:, plain], V[:P, P + response], counts)
     if y_shift is None:
-        G[:P, p] = V[:P, P]
+        G[:P, p] = V[:P, P + response]
     else:
         beta_shift[plain] = y_shift
     return G, M, beta_shift
@@ -218,7 +251,6 @@ def _covariance(
 
 def _blocks(cp: CrossProducts, fixed: FixedPart, groups: tuple[GroupProducts, ...], codings: tuple[Coding, ...]) -> ModelBlocks:
     G = fixed.basis
-    XytXy = G.T @ cp.XytXy @ G
     positions = [next(i for i, group in enumerate(cp.groups) if group is wanted) for wanted in groups]
     coded = tuple(
         GroupBlocks(group.name, _code(coding.matrix, group.ZtZ, coding.matrix), _code(coding.matrix, group.ZtXy, G))
@@ -228,7 +260,12 @@ def _blocks(cp: CrossProducts, fixed: FixedPart, groups: tuple[GroupProducts, ..
     for i in range(len(groups)):
         for j in range(i + 1, len(groups)):
             pairs[i, j] = _pair(cp, positions[i], positions[j], codings[i], codings[j])
-    return ModelBlocks(coded, pairs, (XytXy + XytXy.T) / 2, cp.nobs, cp.sum_log_weights)
+    return ModelBlocks(coded, pairs, _XytXy(cp, fixed), cp.nobs, cp.sum_log_weights)
+
+
+def _XytXy(cp: CrossProducts, fixed: FixedPart) -> Array:
+    product = fixed.basis.T @ cp.XytXy @ fixed.basis
+    return np.asarray((product + product.T) / 2)
 
 
 def _pair(cp: CrossProducts, g: int, h: int, left: Coding, right: Coding) -> PairBlocks:
@@ -258,7 +295,11 @@ def _check_identified(blocks: ModelBlocks, groups: tuple[GroupProducts, ...], co
                 f"the term on {term.factor!r} has as many random effects ({effects}) as there are rows ({blocks.nobs}): its variance "
                 "and the residual variance cannot be told apart; use a coarser factor or fewer columns"
             )
-    left = _residual_part(blocks.XytXy)
+    _check_residual(blocks.XytXy)
+
+
+def _check_residual(XytXy: Array) -> None:
+    left = _residual_part(XytXy)
     if left <= _NO_RESIDUAL:
         raise ModelError("the fixed effects explain the response exactly (is it constant?): no variance is left to estimate")
     if left < _FEW_DIGITS:

@@ -10,13 +10,14 @@ from pathlib import Path
 from bigmm.crossproducts import CrossProducts
 from bigmm.errors import BigmmError, StorageError
 from bigmm.inference.fit import LinearMixedModelFit
-from bigmm.storage.directories import check_target, read_manifest, saved_kind
+from bigmm.storage.digest import content_digest
+from bigmm.storage.directories import check_target, read_manifest, saved_kind, stored
 from bigmm.storage.fits import load_fit, save_fit
 from bigmm.storage.products import load_crossproducts, save_crossproducts
 from bigmm.storage.remote import downloaded
 from bigmm.urls import is_url, without_secrets
 
-__all__ = ["check_target", "load", "save_crossproducts", "save_fit", "saved_kind"]
+__all__ = ["check_target", "content_digest", "load", "save_crossproducts", "save_fit", "saved_kind", "stored"]
 
 
 def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:
@@ -30,7 +31,7 @@ def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:
     Raises
     ------
     StorageError
-        When there is nothing of bigmm's, when a file is damaged, or when a newer version wrote it.
+        When there is nothing of bigmm's, when a file is damaged, or when another version wrote it in a format of its own.
     """
     shown = without_secrets(str(path))
     kind = saved_kind(path)

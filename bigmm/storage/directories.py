@@ -22,8 +22,8 @@ from bigmm.errors import StorageError
 from bigmm.storage.remote import check_writable, remote, remote_folder, uploading
 from bigmm.urls import is_url, without_secrets
 
-#: Raised when a reader of the old version could misread what is written.
-FORMAT = 1
+#: Raised when what is written changes; a version reads and writes one format.
+FORMAT = 2
 #: Ends of names of data files.
 _DATA = (".parquet", ".parq", ".pq", ".csv", ".tsv", ".gz", ".bz2", ".xz", ".zst")
 _MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
@@ -171,10 +171,12 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     StorageError
     """
     record: dict[str, Any] = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
-    if record["format"] > FORMAT:
-        raise StorageError(
-            f"{str(folder)!r} was written by {record['written_by']} in format {record['format']}: expected format {FORMAT}; update bigmm"
-        )
+    found = record["format"]
+    if not isinstance(found, int):
+        raise TypeError(f"format {found!r}")
+    if found != FORMAT:
+        remedy = "update bigmm" if found > FORMAT else "make it again with this version"
+        raise StorageError(f"{str(folder)!r} was written by {record['written_by']} in format {found}: expected format {FORMAT}; {remedy}")
     for name, digest in record["files"].items():
         if Path(name).name != name:
             raise StorageError(f"{str(folder)!r} is damaged: its manifest names the file {name!r} outside the directory")
@@ -182,6 +184,16 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         if not file.is_file() or _sha256(file) != digest:
             raise StorageError(f"{str(file)!r} is {'damaged' if file.is_file() else 'missing'}: write the directory again")
     return record
+
+
+def stored(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """How a saved directory was written: path, format, version, bytes on disk; and the digest of crossproducts."""
+    folder, kind = Path(path), saved_kind(path)
+    if kind is None:
+        raise StorageError(f"{str(path)!r} is no longer there: was it moved?")
+    record = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
+    about = {name: record[name] for name in ("format", "written_by", "digest") if name in record}
+    return {"path": str(path), **about, "disk_bytes": sum(file.stat().st_size for file in folder.iterdir())}
 
 
 def listed(folder: Path, record: Mapping[str, Any], name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Crossproducts on disk: labels as JSON and Parquet, arrays as npz."""
+"""Crossproducts on disk: labels as JSON, levels and files as Parquet, arrays as npz."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bigmm.accounting import SkippedChunk
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
+from bigmm.errors import StorageError
 from bigmm.storage.directories import listed, new_directory, write_manifest
 from bigmm.storage.records import (
     columns_record,
@@ -20,8 +22,12 @@ from bigmm.storage.records import (
     read_design,
     read_levels,
     read_rows,
+    read_sources,
     rows_record,
+    sources_frame,
 )
+
+_SOURCES = "sources.parquet"
 
 
 def save_crossproducts(cp: CrossProducts, path: str | os.PathLike[str]) -> None:
@@ -33,6 +39,7 @@ def save_crossproducts(cp: CrossProducts, path: str | os.PathLike[str]) -> None:
             levels_frame(group.names, group.levels).to_parquet(folder / f"levels-{i}.parquet", index=False)
         for (g, h), pair in cp.pairs.items():
             arrays |= {f"pair{g}-{h}.g_refs": pair.g_refs, f"pair{g}-{h}.h_refs": pair.h_refs, f"pair{g}-{h}.ZtZ": pair.ZtZ}
+        sources_frame(cp.sources).to_parquet(folder / _SOURCES, index=False)
         np.savez(folder / "arrays.npz", **arrays)
         write_manifest(folder, "crossproducts", _crossproducts_record(cp))
 
@@ -45,12 +52,20 @@ def _crossproducts_record(cp: CrossProducts) -> dict[str, Any]:
         "pairs": list(cp.pairs),
         "rows": rows_record(cp.rows),
         "sum_log_weights": cp.sum_log_weights,
+        "skipped": [{"name": chunk.name, "reason": chunk.reason, "rows": chunk.rows, "urls": chunk.urls} for chunk in cp.skipped],
+        "plan_digest": cp.plan_digest,
         "digest": cp.digest,
     }
 
 
 def load_crossproducts(folder: Path, record: Mapping[str, Any]) -> CrossProducts:
-    """The crossproducts in a directory; `record` is its manifest."""
+    """The crossproducts in a directory; `record` is its manifest.
+
+    Raises
+    ------
+    StorageError
+        When what was read is not what was saved, by the digest.
+    """
     with np.load(listed(folder, record, "arrays.npz"), allow_pickle=False) as arrays:
         groups = tuple(
             GroupProducts(
@@ -70,4 +85,9 @@ def load_crossproducts(folder: Path, record: Mapping[str, Any]) -> CrossProducts
         XytXy = arrays["XytXy"]
     columns, rows = read_columns(record["columns"]), read_rows(record["rows"])
     design = read_design(record["design"])
-    return CrossProducts(design, columns, XytXy, groups, pairs, rows, record["sum_log_weights"], record["digest"])
+    sources = read_sources(pd.read_parquet(listed(folder, record, _SOURCES)))
+    skipped = tuple(SkippedChunk(chunk["name"], chunk["reason"], chunk["rows"], tuple(chunk["urls"])) for chunk in record["skipped"])
+    cp = CrossProducts(design, columns, XytXy, groups, pairs, rows, record["sum_log_weights"], str(record["plan_digest"]), sources, skipped)
+    if cp.digest != record["digest"]:
+        raise StorageError(f"{str(folder)!r} is damaged: its content has digest {cp.digest}, expected {record['digest']}; write it again")
+    return cp

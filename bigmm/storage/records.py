@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
+from bigmm.accounting import RowCounts, Sources
 from bigmm.columns import Column
-from bigmm.crossproducts import RowCounts
 from bigmm.design import Design
 from bigmm.formula import parse_formula
+
+_MISSING = "missing:"
 
 
 def design_record(design: Design) -> dict[str, Any]:
@@ -22,7 +25,7 @@ def design_record(design: Design) -> dict[str, Any]:
         "offset": design.offset,
         "categories": {name: [_level_record(level) for level in levels] for name, levels in design.categories.items()},
         "shift": dict(design.shift),
-        "y_shift": design.y_shift,
+        "y_shift": dict(design.y_shift),
         "na_action": design.na_action,
     }
 
@@ -49,6 +52,21 @@ def rows_record(rows: RowCounts) -> dict[str, Any]:
 def read_rows(record: Mapping[str, Any]) -> RowCounts:
     """The row counts that `rows_record` wrote."""
     return RowCounts(record["read"], record["used"], record["missing"])
+
+
+def sources_frame(sources: Sources) -> pd.DataFrame:
+    """Files and their rows as a table; a column ``missing:x`` for each column x with missing values."""
+    table = pd.DataFrame({"url": sources.urls, "version": sources.versions}, dtype="str")
+    table = table.assign(size=sources.sizes, read=sources.read, used=sources.used, skipped=sources.skipped)
+    return table.assign(**{f"{_MISSING}{name}": counts for name, counts in sources.missing.items()})
+
+
+def read_sources(table: pd.DataFrame) -> Sources:
+    """The files that `sources_frame` wrote."""
+    counts = {str(name): table[name].to_numpy(dtype=np.int64) for name in table.columns if name not in ("url", "version")}
+    missing = {name.removeprefix(_MISSING): counts[name] for name in counts if name.startswith(_MISSING)}
+    urls, versions = (tuple(table[name].astype("str")) for name in ("url", "version"))
+    return Sources(urls, versions, counts["size"], counts["read"], counts["used"], counts["skipped"], missing)
 
 
 def columns_record(columns: tuple[Column, ...]) -> list[Any]:

@@ -53,7 +53,12 @@ def _configure(folder: Path) -> Path:
         _CONFIGURATION.read_text()
         .split("\n", 1)[1]
         .format(
-            folder=folder, host=socket.gethostname(), user=getpass.getuser(), port=ports[0], first_node_port=ports[1], last_node_port=ports[-1]
+            folder=folder,
+            host=socket.gethostname(),
+            user=getpass.getuser(),
+            port=ports[0],
+            first_node_port=ports[1],
+            last_node_port=ports[-1],
         )
     )
     return configuration

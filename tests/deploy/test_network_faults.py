@@ -65,7 +65,18 @@ class Network:
         flags = ["--dashboard-address", "127.0.0.1:0", "--host"]
         self.start("head", *PYTHON, "dask", "scheduler", "--port", "8786", *flags, self.hosts.address("head"))
         for host in ("one", "two"):
-            worker = [*PYTHON, "dask", "worker", self.scheduler, "--nthreads", "1", "--death-timeout", "20", *flags, self.hosts.address(host)]
+            worker = [
+                *PYTHON,
+                "dask",
+                "worker",
+                self.scheduler,
+                "--nthreads",
+                "1",
+                "--death-timeout",
+                "20",
+                *flags,
+                self.hosts.address(host),
+            ]
             again = 'while :; do "$@"; sleep 1; done'  # as the scripts in deploy/ do
             self.start(host, "sh", "-c", again, "worker", *worker, "--local-directory", str(self.logs))
 

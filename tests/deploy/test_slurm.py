@@ -45,7 +45,9 @@ def cluster() -> Iterator[dict[str, str]]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all nodes share, with InstEval's ratings in many files and in few."""
     folder = tmp_path_factory.mktemp("shared")
-    table = csv.read_csv(INSTEVAL, convert_options=csv.ConvertOptions(column_types=dict.fromkeys(["s", "d", "service", "dept"], pa.string())))
+    table = csv.read_csv(
+        INSTEVAL, convert_options=csv.ConvertOptions(column_types=dict.fromkeys(["s", "d", "service", "dept"], pa.string()))
+    )
     for name, count in (("few", 8), ("many", FILES)):
         (folder / name).mkdir()
         rows = -(-table.num_rows // count)
@@ -57,7 +59,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def submit(cluster: dict[str, str], shared: Path, *arguments: str) -> str:
     """Submit a job from the shared folder; its number."""
     done = subprocess.run(
-        ["sbatch", "--parsable", *arguments], cwd=shared, env={**cluster, "SBATCH_CPUS_PER_TASK": "1"}, capture_output=True, text=True, check=True
+        ["sbatch", "--parsable", *arguments],
+        cwd=shared,
+        env={**cluster, "SBATCH_CPUS_PER_TASK": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip()
 
@@ -130,7 +137,10 @@ def test_preempted_twice(cluster: dict[str, str], shared: Path, undisturbed: Pat
     estimates = []
     for name in ("undisturbed", "preempted"):
         subprocess.run(
-            [sys.executable, "-m", "bigmm", "fit", "-", f"{name}.cp", "--ml", "--out", f"{name}.fit"], cwd=shared, check=True, capture_output=True
+            [sys.executable, "-m", "bigmm", "fit", "-", f"{name}.cp", "--ml", "--out", f"{name}.fit"],
+            cwd=shared,
+            check=True,
+            capture_output=True,
         )
         estimates.append((shared / f"{name}.fit/estimates.json").read_bytes())
     assert estimates[0] == estimates[1]
@@ -174,6 +184,10 @@ def test_adaptive_workers(cluster: dict[str, str], shared: Path, undisturbed: Pa
 def worker_jobs(cluster: dict[str, str]) -> list[str]:
     """Jobs of workers that are running or waiting."""
     found = subprocess.run(
-        ["squeue", "--noheader", "--name=bigmm-worker", "--states=PD,R", "--format=%i"], env=cluster, capture_output=True, text=True, check=True
+        ["squeue", "--noheader", "--name=bigmm-worker", "--states=PD,R", "--format=%i"],
+        env=cluster,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return found.stdout.split()

@@ -103,6 +103,8 @@ R_NAMES = {
     "I(`x`+1)": "I(x + 1)",
     "C(k,contr.sum)": "C(k, contr.sum)",
     "factor( k )": "factor(k)",
+    "as.factor(k)": "as.factor(k)",
+    "as_factor(k)": "as.factor(k)",
 }
 
 

@@ -167,7 +167,7 @@ def test_groups_are_tuples_of_columns_not_pasted_names() -> None:
     ],
 )
 def test_response(text: str, response: str, names: tuple[str, ...]) -> None:
-    found = parse_formula(text).response
+    (found,) = parse_formula(text).responses
     assert (found.text, found.names) == (response, names)
 
 
@@ -279,7 +279,12 @@ ERRORS: list[tuple[str, int, str]] = [
     ("y ~ x * offset(z) + (1 | g)", 8, "an offset stands alone"),
     ("y ~ offset(factor(k)) + (1 | g)", 4, "an offset is a numeric column"),
     ("y ~ offset() + (1 | g)", 11, "is not an expression"),
-    ("cbind(a, b) ~ x + (1 | g)", 0, "one response at a time"),
+    ("cbind(a, b) + c ~ x + (1 | g)", 12, "cbind() stands alone on the left"),
+    ("cbind(a, , b) ~ x + (1 | g)", 8, "a response is missing in cbind"),
+    ("cbind() ~ x + (1 | g)", 6, "a response is missing in cbind"),
+    ("cbind(a, b, a) ~ x + (1 | g)", 12, "the response 'a' is listed twice"),
+    ("cbind(a, factor(b)) ~ x + (1 | g)", 9, "must be a numeric column"),
+    ("cbind(a, zork(b)) ~ x + (1 | g)", 9, "zork"),
     ("factor(y) ~ x + (1 | g)", 0, "the response must be a numeric column"),
     ("1 ~ x + (1 | g)", 0, "the response must be a numeric column"),
     ("y z ~ x + (1 | g)", 2, "'y z' is not an expression"),

@@ -20,7 +20,7 @@ import pytest
 import bigmm
 from bigmm.crossproducts import CrossProducts
 from bigmm.errors import StorageError
-from bigmm.reduction import slices
+from bigmm.reduction import slicing
 from bigmm.reduction.progress import Progress
 from bigmm.reduction.work import BATCH
 
@@ -49,13 +49,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def several_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slices, "SLICE_ROWS", 1500)
+    monkeypatch.setattr(slicing, "SLICE_ROWS", 1500)
 
 
 @pytest.fixture(scope="module")
 def expected(files: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slices, "SLICE_ROWS", 1500)
+        patch.setattr(slicing, "SLICE_ROWS", 1500)
         return bits(bigmm.reduce(FORMULA, files))
 
 
@@ -119,8 +119,8 @@ def test_what_the_index_does_not_name_is_not_used(files: Path, expected: Any, tm
 
 SCRIPT = """
 import sys
-from bigmm.reduction import slices
-slices.SLICE_ROWS = 1500
+from bigmm.reduction import slicing
+slicing.SLICE_ROWS = 1500
 import bigmm
 print("started", flush=True)
 bigmm.reduce(sys.argv[1], sys.argv[2], checkpoint=sys.argv[3], client=int(sys.argv[4]))

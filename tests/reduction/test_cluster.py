@@ -82,7 +82,7 @@ FRAME = rows()
 def bits(cp: CrossProducts) -> dict[str, Any]:
     """Everything that a pass computes, to the bit."""
     found: dict[str, Any] = {"columns": cp.columns, "XytXy": cp.XytXy.tobytes(), "rows": cp.rows, "weights": cp.sum_log_weights}
-    found |= {"shift": dict(cp.design.shift), "y_shift": cp.design.y_shift, "digest": cp.digest}
+    found |= {"shift": dict(cp.design.shift), "y_shift": cp.design.y_shift, "digest": cp.digest, "plan_digest": cp.plan_digest}
     for group in cp.groups:
         found[group.name] = (group.levels.tolist(), group.columns, *(a.tobytes() for a in (group.rows, group.ZtZ, group.ZtXy)))
     for key, pair in cp.pairs.items():

@@ -72,11 +72,11 @@ def reduced(data: pd.DataFrame, design: Design) -> CrossProducts:
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_against_dense_matrices(formula: str, weights: str | None) -> None:
     data, shift = frame(), {"x": 0.5, "I(x^2)": -1.0, "x:z": 0.25}
-    design = Design(parse_formula(formula), KINDS, weights=weights, offset="o", shift=shift, y_shift=2.0)
+    design = Design(parse_formula(formula), KINDS, weights=weights, offset="o", shift=shift, y_shift={"y": 2.0, "log(w)": 2.0})
     cp = reduced(data, design)
     w = data["w"].to_numpy() if weights else np.ones(len(data))
     numbers = {name: data[name].to_numpy() for name in ("y", "w", "z")}
-    y = design.formula.response.evaluate(numbers, len(data)) - 2.0 - data["o"].to_numpy()
+    y = design.formula.responses[0].evaluate(numbers, len(data)) - 2.0 - data["o"].to_numpy()
     y = y - (data["z"].to_numpy() if design.formula.offsets else 0.0)
     W = np.column_stack([dense(cp.columns, data, shift), y])
     np.testing.assert_allclose(cp.XytXy, (W * w[:, None]).T @ W, rtol=1e-12, atol=1e-11)

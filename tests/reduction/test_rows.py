@@ -38,7 +38,7 @@ def test_complete() -> None:
     rows = evaluate()
     assert rows.complete.all()
     assert (rows.counts.read, rows.counts.used, rows.counts.dropped, dict(rows.counts.missing)) == (4, 4, 0, {})
-    np.testing.assert_array_equal(rows.y, [1, 2, 3, 4])
+    np.testing.assert_array_equal(rows.y[0], [1, 2, 3, 4])
     assert {name: (refs.tolist(), levels.tolist()) for name, (refs, levels) in rows.encoded.items()} == {
         "a": ([0, 1, 0, 1], ["p", "q"]),
         "g": ([0, 0, 1, 1], ["u", "v"]),
@@ -53,7 +53,7 @@ def test_missing_by_column_a_row_with_two_gaps_counts_twice() -> None:
     assert dict(rows.counts.missing) == {"y": 1, "x": 2, "a": 1, "g": 1}
     assert (rows.counts.used, rows.counts.dropped) == (1, 3)
     np.testing.assert_array_equal(rows.complete, [False, False, False, True])
-    np.testing.assert_array_equal(rows.y, [4])
+    np.testing.assert_array_equal(rows.y[0], [4])
     assert rows.encoded["g"][1].tolist() == ["v"]
 
 
@@ -127,8 +127,8 @@ def test_bad_weights_of_dropped_rows_do_not_matter() -> None:
 
 
 def test_offsets_and_shift_leave_the_response() -> None:
-    rows = evaluate("y ~ offset(x) + (1 | g)", offset="o", y_shift=10.0)
-    np.testing.assert_array_equal(rows.y, [-10, -11, -10, -11])
+    rows = evaluate("y ~ offset(x) + (1 | g)", offset="o", y_shift={"y": 10.0})
+    np.testing.assert_array_equal(rows.y[0], [-10, -11, -10, -11])
     missing = evaluate("y ~ 1 + (1 | g)", table(o=[None, 1.0, 0.0, 1.0]), offset="o")
     assert dict(missing.counts.missing) == {"o": 1}
 
@@ -141,7 +141,7 @@ def test_products_of_numeric_factors() -> None:
 
 def test_no_rows() -> None:
     rows = evaluate(data=table()[:0])
-    assert (rows.counts.read, rows.counts.used, len(rows.y)) == (0, 0, 0)
+    assert (rows.counts.read, rows.counts.used, len(rows.y[0])) == (0, 0, 0)
 
 
 def test_dictionaries_with_unused_values() -> None:

@@ -34,6 +34,5 @@ def test_total_is_the_sum() -> None:
     for seed in range(11):
         segments = extended(segments, (product(seed), product(seed + 100)))
     expected = sum(product(seed).XytXy + product(seed + 100).XytXy for seed in range(11))
-    shifts = {part.design.y_shift for segment in segments for part in segment.slices}
-    assert shifts == {0.0}
+    assert not any(any(part.design.y_shift.values()) for segment in segments for part in segment.slices)
     np.testing.assert_allclose(total(segments).XytXy, expected, rtol=1e-12)

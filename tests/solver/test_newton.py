@@ -106,3 +106,28 @@ def test_objectives_of_any_size_end(scale: float) -> None:
     fit = bigmm.lmer("diameter ~ 1 + (1 | plate) + (1 | sample)", big, client=0)
     assert fit.converged
     assert fit.nevals < 40
+
+
+@pytest.mark.parametrize("formula", ["y ~ z + (x * z | g)", "y ~ z + (z * h | s)", "y ~ x + (f | k) + (z | k)", "y ~ x + (x * z | k)"])
+@pytest.mark.parametrize("reml", [True, False])
+def test_a_singular_covariance_matrix_is_found_in_few_evaluations_too(formula: str, reml: bool) -> None:
+    model = bigmm.reduce(formula, CASES["simulated_missing_ml"].frame(), client=0).model(reml=reml)
+    fit = model.fit()
+    assert fit.converged
+    assert fit.singular
+    assert fit.nevals <= 60
+    for start in mirrored(fit):
+        assert fit.objective <= model.fit(start=start, optimizer="bobyqa").objective + ATOL
+
+
+def mirrored(fit: bigmm.LinearMixedModelFit) -> list[np.ndarray]:
+    """Theta with the sign of each column changed whose diagonal entry is zero: the same covariance matrix, but another edge."""
+    signs = [np.ones_like(fit.theta)]
+    for term in fit.covariance.terms:
+        for column in np.flatnonzero(np.diag(fit.covariance.template(term, fit.theta)) == 0.0):
+            flip = np.ones((term.size, term.size))
+            flip[column + 1 :, column] = -1.0
+            sign = np.ones_like(fit.theta)
+            sign[term.theta] = fit.covariance.entries_of(flip)
+            signs.append(sign)
+    return [fit.theta * sign for sign in signs]

@@ -96,8 +96,8 @@ class TestNotCollected:
     @pytest.mark.parametrize(
         ("formula", "message"),
         [
-            ("log(y) ~ x + (1 | g)", "collected for the response and offset of"),
-            ("z ~ x + (1 | g)", "collected for the response and offset of"),
+            ("log(y) ~ x + (1 | g)", "collected for the response 'y': found 'log(y)'"),
+            ("z ~ x + (1 | g)", "collected for the response 'y': found 'z'"),
             ("y ~ x + offset(z) + (1 | g)", "collected for the response and offset of"),
             ("y ~ q + (1 | g)", "hold nothing about column 'q', only about y, a, b, x, z, g, h"),
             ("y ~ x + (1 | q)", "hold nothing about column 'q'"),

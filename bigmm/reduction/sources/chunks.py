@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from bigmm.accounting import Origin
+
 
 class Chunk(Protocol):
     """A piece of the data that one task reads: small, and picklable."""
@@ -20,12 +22,20 @@ class Chunk(Protocol):
         """What it is, for messages: "part-003.parquet, row groups 0-3", "partition 5", "rows 0-99999"."""
 
     @property
+    def schema(self) -> pa.Schema:
+        """The plan's."""
+
+    @property
     def nbytes(self) -> int:
         """Estimated bytes to read, 0 when unknown."""
 
     @property
     def rows(self) -> int | None:
         """Number of rows, None when unknown before reading."""
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """The files that the rows of `read` come from, in their order."""
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows of these columns of the plan, in this order; no other column is decoded.
@@ -56,6 +66,8 @@ class Plan:
         in memory the number of rows and the schema.
     in_memory : bool
         Whether the data are a table in memory, which needs no cluster.
+    empty : tuple of Origin
+        Files without a row, of which there is no chunk.
     """
 
     chunks: tuple[Chunk, ...]
@@ -63,6 +75,7 @@ class Plan:
     categories: Mapping[str, tuple[Any, ...]]
     digest: str
     in_memory: bool
+    empty: tuple[Origin, ...] = ()
 
 
 def digest_of(parts: Iterable[object]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from bigmm.accounting import Origin
 from bigmm.errors import DataError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import fit_table
@@ -40,6 +41,8 @@ class FragmentChunk:
         Known for Parquet.
     nbytes : int
         Compressed bytes of the needed columns, known for Parquet.
+    origin : Origin
+        The fragment's file.
     """
 
     fragment: ds.Fragment
@@ -48,6 +51,12 @@ class FragmentChunk:
     name: str
     rows: int | None
     nbytes: int
+    origin: Origin
+
+    @property
+    def origins(self) -> tuple[Origin]:
+        """The file."""
+        return (self.origin,)
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded where the dataset's is."""
@@ -79,7 +88,7 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
     chunks = [chunk for part in in_threads(cut, fragments) for chunk in part]
     if not chunks:
         raise DataError(f"no rows in the {len(fragments)} fragment(s) of the dataset: expected at least one")
-    identity = [part for file in in_threads(_version, fragments) for part in file]
+    identity = [part for file in in_threads(_origin, fragments) for part in (file.url, file.size, file.version)]
     names = [chunk.name for chunk in chunks]
     categories = number_categories(columns, [needed, *_written(fragments)])
     return Plan(tuple(chunks), schema, categories, digest=digest_of([*identity, *names]), in_memory=False)
@@ -106,11 +115,12 @@ def _cut(fragment: ds.FileFragment, needed: pa.Schema, schema: pa.Schema, chunk_
         _check_complete(fragment, needed)
         if isinstance(fragment, ds.ParquetFileFragment):
             return list(_cut_parquet(fragment, needed, schema, chunk_bytes))
-    return [FragmentChunk(fragment, needed, schema, fragment.path, rows=None, nbytes=0)]
+    return [FragmentChunk(fragment, needed, schema, fragment.path, rows=None, nbytes=0, origin=_origin(fragment))]
 
 
 def _cut_parquet(fragment: ds.ParquetFileFragment, needed: pa.Schema, schema: pa.Schema, chunk_bytes: int) -> Iterator[FragmentChunk]:
     """Row groups of a fragment, which may itself be some of those of its file, in runs; those without rows left out."""
+    origin = _origin(fragment)
     groups = [group.id for group in fragment.row_groups]
     of_file = group_sizes(fragment.metadata, fragment.physical_schema, needed.names)
     sizes = [of_file[group] for group in groups]
@@ -120,7 +130,7 @@ def _cut_parquet(fragment: ds.ParquetFileFragment, needed: pa.Schema, schema: pa
             ids = groups[run.start : run.stop]
             name = f"{fragment.path}, {groups_name(ids[0], ids[-1] + 1)}"
             part: Any = fragment.subset(row_group_ids=ids)
-            yield FragmentChunk(part, needed, schema, name, rows, nbytes)
+            yield FragmentChunk(part, needed, schema, name, rows, nbytes, replace(origin, rows=rows))
 
 
 def _check_complete(fragment: ds.FileFragment, needed: pa.Schema) -> None:
@@ -131,6 +141,8 @@ def _check_complete(fragment: ds.FileFragment, needed: pa.Schema) -> None:
         raise DataError(f"column {absent[0]!r} is in the dataset but not in {fragment.path!r}: write it there or leave that out")
 
 
-def _version(fragment: ds.FileFragment) -> tuple[object, ...]:
+def _origin(fragment: ds.FileFragment) -> Origin:
+    """The file; its time is written as for a path, so that the two are known to be the same."""
     info = fragment.filesystem.get_file_info(fragment.path)
-    return fragment.path, info.size, info.mtime_ns
+    version = str(info.mtime_ns // 10**9 + 1e-9 * (info.mtime_ns % 10**9)) if info.mtime_ns else ""
+    return Origin(fragment.path, info.size, version)

@@ -20,6 +20,8 @@ from bigmm.reduction.sources.schema import ENCODED_TEXT, TEXT, unify_schemas
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bigmm.accounting import Origin
+
 _PLAIN = Dialect(",", None)
 _REMEDY = "write the column with one type in every row, as UTF-8, or convert the file to Parquet"
 
@@ -55,6 +57,11 @@ class DelimitedChunk:
     @property
     def rows(self) -> None:
         """Unknown before reading."""
+
+    @property
+    def origins(self) -> tuple[Origin]:
+        """The file."""
+        return (self.file.origin(),)
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded."""
@@ -112,7 +119,8 @@ def plan_delimited(files: Sequence[DataFile], columns: Sequence[str]) -> Plan:
         raise DataError(f"no rows in {len(files)} CSV file(s), the first {files[0].url!r}: expected at least one")
     chunks = (DelimitedChunk(it.file, _held(columns, it.schema), schema) for it in filled)
     identity = [part for file in files for part in (file.url, file.size, file.version)]
-    return Plan(chunks=tuple(chunks), schema=schema, categories={}, digest=digest_of(identity), in_memory=False)
+    empty = tuple(sample.file.origin(0) for sample in samples if not sample.rows)
+    return Plan(chunks=tuple(chunks), schema=schema, categories={}, digest=digest_of(identity), in_memory=False, empty=empty)
 
 
 def _held(columns: Sequence[str], schema: pa.Schema) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from bigmm.accounting import Origin
 from bigmm.errors import BigmmError, DataError, UnreadableError
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class DataFile:
     version: str
     keys: tuple[tuple[str, str], ...]
     filesystem: AbstractFileSystem | None
+
+    def origin(self, rows: int | None = None) -> Origin:
+        """The file, for the accounts of the rows that come from it."""
+        return Origin(self.url, self.size, self.version, rows)
 
     def open(self, read_ahead: bool = False) -> pa.NativeFile:
         """Open for reading; with `read_ahead` from beginning to end, else at random."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 import pyarrow as pa
 
+from bigmm.accounting import Origin
 from bigmm.errors import DataError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import fit_column, fit_table
@@ -56,6 +57,11 @@ class TableChunk:
     def rows(self) -> int:
         """Length of the slice."""
         return self.table.num_rows
+
+    @property
+    def origins(self) -> tuple[Origin]:
+        """A table, which has no name."""
+        return (Origin("<table>", rows=self.rows),)
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded where the table's is."""

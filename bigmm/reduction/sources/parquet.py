@@ -21,6 +21,8 @@ from bigmm.reduction.sources.schema import TEXT, number_categories, unify_schema
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from bigmm.accounting import Origin
+
 _HEAD_BUFFER = 2**20
 # With more pieces than this, small files share a chunk; with fewer each is one, so that small data run in parallel too.
 _MANY_PIECES = 1_000
@@ -59,6 +61,11 @@ class ParquetChunk:
         """Rows by the footers."""
         return sum(piece.rows for piece in self.pieces)
 
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """File and rows of each piece."""
+        return tuple(piece.file.origin(piece.rows) for piece in self.pieces)
+
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded."""
         return _joined([_read(piece, columns, self.schema) for piece in self.pieces])
@@ -88,6 +95,7 @@ def plan_parquet(files: Sequence[DataFile], columns: Sequence[str], chunk_bytes:
         categories=number_categories(columns, [footer.schema for footer in footers]),
         digest=digest_of(_identity(files, pieces)),
         in_memory=False,
+        empty=tuple(footer.file.origin(0) for footer in footers if not any(group.rows for group in footer.groups)),
     )
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.types as pt
 
+from bigmm.accounting import Origin
 from bigmm.errors import DataError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import fit_table
@@ -57,6 +58,11 @@ class DaskChunk:
     @property
     def rows(self) -> None:
         """Unknown before computing."""
+
+    @property
+    def origins(self) -> tuple[Origin]:
+        """A frame, which has no name."""
+        return (Origin("<Dask frame>"),)
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Compute the partition: all its rows."""

@@ -45,7 +45,7 @@ def plan_data(
     ----------
     data : object
         A path, folder, glob or fsspec URL of Parquet or CSV files, or a list of them; a pandas, polars or Dask
-        frame; a pyarrow Table, RecordBatch or Dataset.
+        frame; a pyarrow Table, RecordBatch or Dataset. Files that are listed already: a tuple of DataFile.
     columns : sequence of str
         Names that the formula, the weights and the offset need.
     chunk_bytes : int, default 64 MiB
@@ -63,6 +63,8 @@ def plan_data(
         raise DataError(f"chunk_bytes is {chunk_bytes}, expected at least 1: leave it out for 64 MiB")
     if is_paths(data):
         return _plan_files(list_files(data, storage_options or {}), names, chunk_bytes)
+    if isinstance(data, tuple) and data and all(isinstance(file, DataFile) for file in data):
+        return _plan_files(data, names, chunk_bytes)
     if isinstance(data, ds.Dataset):
         return plan_dataset(data, names, chunk_bytes)
     return _plan_frame(data, names)

@@ -1,0 +1,131 @@
+"""What a batch job stands on: versions, BLAS, memory, and whether the cluster is there and runs the same."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import bigmm
+from bigmm.errors import ClusterError
+
+_PACKAGES = (
+    "dask", "distributed", "numpy", "scipy", "pandas", "pyarrow", "formulaic", "scikit-sparse", "nlopt", "numba", "fsspec",
+    "polars", "s3fs", "matplotlib",
+)  # fmt: skip
+#: Packages whose versions must agree on client, scheduler and workers: what travels between them is theirs.
+_SHARED = ("python", "dask", "distributed", "numpy", "pandas", "pyarrow", "bigmm")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes
+    ----------
+    name, value : str
+    remedy : str
+        What to do about it; empty when all is well.
+    """
+
+    name: str
+    value: str
+    remedy: str = ""
+
+
+def examine(scheduler: str | None) -> Iterator[Finding]:
+    """Look at this process and, if there is one, at the cluster."""
+    yield Finding("bigmm", bigmm.__version__)
+    yield Finding("Python", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    for package in _PACKAGES:
+        yield Finding(package, _version(package) or "not installed")
+    yield from _libraries()
+    yield Finding("memory", f"{_available_memory() / 2**30:.1f} GiB available, {len(os.sched_getaffinity(0))} processors")
+    yield _arithmetic()
+    if scheduler is not None:
+        yield from _cluster(scheduler)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _libraries() -> Iterator[Finding]:
+    """CHOLMOD, and every BLAS that is loaded: CHOLMOD's is the system's, numpy and scipy bring theirs."""
+    import scipy.linalg  # noqa: F401  loads its BLAS
+    from threadpoolctl import threadpool_info
+
+    from bigmm.solver.cholmod import library_version
+
+    yield Finding("CHOLMOD", library_version() or "of unknown version")
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            name = os.path.basename(library["filepath"])
+            yield Finding("BLAS", f"{library['internal_api']} {library['version']}, {library['num_threads']} threads ({name})")
+    if any("/blas/libblas.so" in line for line in open_files()):  # Debian's path; the reference library tells threadpoolctl nothing
+        yield Finding("BLAS", "CHOLMOD uses the reference implementation, many times slower", "install OpenBLAS: see deploy/README.md")
+
+
+def open_files() -> list[str]:
+    """Files that this process has mapped, such as libraries."""
+    maps = Path("/proc/self/maps")
+    return maps.read_text().splitlines() if maps.exists() else []
+
+
+def _available_memory() -> float:
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _arithmetic() -> Finding:
+    """A fit with a known answer: balanced one-way data, where REML gives sigma^2 = 1 and sigma_a^2 = 8/9."""
+    centre, inside = np.repeat([4.0, 3.0, 5.0], 9), np.tile([0.0, *[-1.0, 1.0] * 4], 3)
+    fit = bigmm.lmer("y ~ 1 + (1 | g)", pd.DataFrame({"g": np.repeat(list("abc"), 9), "y": centre + inside}), client=0)
+    found = np.array([fit.sigma**2, (fit.theta[0] * fit.sigma) ** 2])
+    good = bool(np.allclose(found, [1.0, 8.0 / 9.0], rtol=1e-6))
+    return Finding(
+        "a fit with a known answer", "right" if good else f"wrong: {found}", "" if good else "please report this with all of the above"
+    )
+
+
+def _cluster(scheduler: str) -> Iterator[Finding]:
+    from bigmm.reduction.cluster import connect
+
+    try:
+        with connect(scheduler, small=False) as client:
+            assert client is not None
+            identity = client.scheduler_info()
+            yield Finding("scheduler", client.scheduler.address)
+            workers = client.run(_describe_process)
+            yield Finding("workers", f"{len(workers)} with {sum(worker['threads'] for worker in workers.values())} threads")
+            processes = {**workers, f"the scheduler ({identity['id']})": client.run_on_scheduler(_describe_process)}
+            yield from _differences(_describe_process(), processes)
+    except ClusterError as error:
+        yield Finding("scheduler", str(error), "see that it runs and can be reached from here")
+
+
+def _describe_process(dask_worker: Any = None) -> dict[str, Any]:
+    """Versions in one process of the cluster; runs there, on the scheduler too, which Dask passes in the place of a worker."""
+    versions = {"python": platform.python_version(), **{name: _version(name) for name in _SHARED[1:]}}
+    return {"versions": versions, "threads": getattr(getattr(dask_worker, "state", None), "nthreads", 0)}
+
+
+def _differences(own: dict[str, Any], processes: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+    for name in _SHARED:
+        theirs: dict[Any, list[str]] = {}
+        for where, found in processes.items():
+            theirs.setdefault(found["versions"][name], []).append(where)
+        other = {version: places for version, places in theirs.items() if version != own["versions"][name]}
+        if not other:
+            continue
+        shown = "; ".join(f"{version or 'none'} on {', '.join(places[:3])}" for version, places in other.items())
+        yield Finding(name, f"{own['versions'][name]} here, but {shown}", "install the same version everywhere")

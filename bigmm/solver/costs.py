@@ -1,0 +1,138 @@
+"""What an evaluation of the objective and its gradient costs: entries of L, bytes, multiplications and seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bigmm.solver.layout import Index, Layout, Leaves
+from bigmm.solver.pattern import Pattern
+from bigmm.solver.symbolic import column_counts
+from bigmm.solver.threads import blas_count, loop_threads
+
+# Rates of one core, an EPYC of 2022 at 2.6 GHz with OpenBLAS; others differ by a factor of two, alternatives by far more.
+#: Products that leaves add to S a second: gathers and scatters in the cache, 0.45 to 0.65e9.
+_PRODUCTS = 5e8
+#: Multiplications and additions of dpotrf and dpotri from order 1000 on a second.
+_DENSE = 4e10
+#: The same of CHOLMOD's supernodes and of its simplicial factor, and seconds that it spends on an entry of L beside them.
+_SUPERNODAL, _SIMPLICIAL, _ENTRY = 3e10, 1e9, 3e-8
+#: Supernodes of one column gain nothing from BLAS.
+_SINGLE = 5e8
+#: Multiplications and additions of the selected inverse on supernodes, of which there are twice as many.
+_INVERSE = 2e10
+#: CHOLMOD makes supernodes where an entry of L costs more multiplications than this (its ``supernodal_switch``),
+#: and fills them up with zeros: 1.13 to 1.41 times the entries on grids and random graphs.
+_SWITCH, _PADDING = 40.0, 1.4
+#: One pass over numbers in memory, seconds a number; an evaluation makes three of them over the leaf rows.
+_TOUCH = 2e-9
+#: Python's share.
+_OVERHEAD = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One part of an evaluation.
+
+    Attributes
+    ----------
+    nnz_L : int
+        Entries of L, by structure.
+    nbytes : int
+        Memory at the peak of a fit, crossproducts not included.
+    flops, gradient_flops : float
+        Multiplications and additions of the objective, and what the gradient adds.
+    seconds, gradient_seconds : float
+    """
+
+    nnz_L: int = 0
+    nbytes: int = 0
+    flops: float = 0.0
+    gradient_flops: float = 0.0
+    seconds: float = 0.0
+    gradient_seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both."""
+        return Cost(
+            self.nnz_L + other.nnz_L,
+            self.nbytes + other.nbytes,
+            self.flops + other.flops,
+            self.gradient_flops + other.gradient_flops,
+            self.seconds + other.seconds,
+            self.gradient_seconds + other.gradient_seconds,
+        )
+
+
+def cost_of_vectors(effects: int, width: int, thetas: int) -> Cost:
+    """Right-hand sides and solutions: X, y and the directions of the information, on every random effect."""
+    numbers = float(effects) * (width + thetas)
+    return Cost(nbytes=int(8 * 4 * numbers), seconds=_OVERHEAD + 6 * _TOUCH * numbers, gradient_seconds=_OVERHEAD + 24 * _TOUCH * numbers)
+
+
+def cost_of_leaves(leaves: Leaves) -> Cost:
+    """Eliminate the leaves: factors, rows B, their products; the traces of the gradient visit the products again."""
+    q, k = leaves.ZtZ.shape[:2]
+    entries = len(leaves.indices)
+    products = leaves.products * k
+    seconds = products / _PRODUCTS / loop_threads(products)
+    linear = _TOUCH * (3 * entries * k + 10 * q * k * k)
+    places = (
+        leaves.indices.nbytes + leaves.root_leaves.nbytes + leaves.root_entries.nbytes + leaves.indptr.nbytes * (1 + 2 * len(leaves.pairs))
+    )
+    return Cost(
+        nnz_L=entries * k + q * k * (k + 1) // 2,
+        nbytes=places + 8 * (entries * k + q * (k * k + 1)),
+        flops=2.0 * products + 2.0 * entries * k * k,
+        gradient_flops=2.0 * products,
+        seconds=seconds + linear,
+        gradient_seconds=seconds + linear,
+    )
+
+
+def cost_of_dense(r: int) -> Cost:
+    """A dense root: dpotrf, and dpotri for the gradient, in place."""
+    flops = r**3 / 3.0
+    seconds = flops / _DENSE / blas_count(r)
+    return Cost(r * (r + 1) // 2, 8 * r * r, flops, 2.0 * flops, seconds, 2.0 * seconds)
+
+
+def cost_of_sparse(pattern: Pattern, permutation: Index, blocks: int) -> Cost:
+    """A sparse root: CHOLMOD's factor, and the selected inverse on its pattern.
+
+    Parameters
+    ----------
+    pattern : Pattern
+    permutation : (r,)
+    blocks : int
+        Columns of blocks of the root's own part of Z'Z.
+    """
+    counts, parent, flops = column_counts(pattern.indptr, pattern.indices, permutation)
+    entries, work = int(counts.sum()), counts.astype(np.float64) ** 2
+    supernodal = flops / entries >= _SWITCH
+    stored = entries * (_PADDING if supernodal else 1.0)
+    single = float(work[_alone(counts, parent)].sum()) if supernodal else 0.0
+    rate = _SUPERNODAL * blas_count(pattern.r) if supernodal else _SIMPLICIAL
+    seconds = (flops - single) / rate + single / _SINGLE + _ENTRY * entries
+    own = (8 + pattern.indices.itemsize) * len(pattern.indices) + pattern.indptr.itemsize * (pattern.r + blocks)
+    # L, a copy of it that the inverse takes the place of, where S's entries stand in it, and their inverse
+    factor = int(2 * (8 + 4) * stored) + 16 * len(pattern.indices)
+    inverting = 2.0 * flops / (_INVERSE if supernodal else _SIMPLICIAL) + _ENTRY * entries
+    return Cost(entries, own + factor, flops, 2.0 * flops, seconds, inverting)
+
+
+def _alone(counts: Index, parent: Index) -> Index:
+    """Columns that form a supernode by themselves: neither the one before nor the one after has the same rows below."""
+    joined = (parent[:-1] == np.arange(1, len(parent))) & (counts[:-1] == counts[1:] + 1)
+    return np.flatnonzero(~(np.append(joined, False) | np.append(False, joined)))
+
+
+def cost_of_layout(layout: Layout, root: Cost, width: int, thetas: int) -> Cost:
+    """Everything: leaves, the root that is priced already, vectors."""
+    effects = layout.root.r
+    total = root
+    if layout.leaves is not None:
+        effects += layout.leaves.ZtZ.shape[0] * layout.leaves.ZtZ.shape[1]
+        total = total + cost_of_leaves(layout.leaves)
+    return total + cost_of_vectors(effects, width, thetas)

@@ -1,0 +1,89 @@
+"""Leaves eliminated at one theta, wherever they live: what they give to the root, to the rest and to the derivatives.
+
+All of it is sums over leaves. A set of leaves that is cut into slices gives the sum of what the slices give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+
+from bigmm.columns import Array
+from bigmm.solver import elimination
+from bigmm.solver.layout import Index, Leaves
+from bigmm.solver.leaf_sums import LeafSums, sum_leaves
+from bigmm.solver.threads import loop_threads, looping
+
+
+class EliminatedLeaves:
+    """V_j and B_j of all leaves, in arrays that every theta writes again.
+
+    Parameters
+    ----------
+    leaves : Leaves
+
+    Attributes
+    ----------
+    V : (q, k, k)
+        L_j^-1 T'.
+    B : (nnz, k)
+        V_j (Z_1'Z_root)_j Lambda, one column an entry.
+    """
+
+    def __init__(self, leaves: Leaves) -> None:
+        q, k = leaves.ZtZ.shape[:2]
+        self.leaves = leaves
+        self.V = np.zeros((q, k, k))
+        self.B = np.empty((len(leaves.indices), k))
+        self._logdet_of = np.empty(q)
+        self._threads = loop_threads(leaves.products * k + leaves.ZtZ.size * (k + leaves.ZtXy.shape[2]))
+
+    def looping(self) -> AbstractContextManager[None]:
+        """A context in which compiled loops have as many threads as their work is worth."""
+        return looping(self._threads)
+
+    def factor(self, T: Array, root_templates: Sequence[Array]) -> float:
+        """Write V and B; returns 2 sum_j log|L_j|."""
+        leaves = self.leaves
+        elimination.leaf_factors(leaves.ZtZ, T, self.V, self._logdet_of)
+        for pair, root_T in zip(leaves.pairs, root_templates, strict=True):
+            if pair.by_leaf:
+                elimination.leaf_rows_by_leaf(pair.indptr, pair.starts, pair.ZtZ, self.V, root_T, self.B)
+            else:
+                columns = leaves.root_indptr[pair.first :]
+                args = (pair.indptr, columns, leaves.root_leaves, leaves.root_entries, pair.ZtZ, self.V, root_T, self.B)
+                elimination.leaf_rows_by_root(*args)
+        return float(self._logdet_of.sum())
+
+    def reduce(self, C: Array, out: Array | None = None) -> Array:
+        """V_j (Z_1'C)_j of any columns, (q, k, columns)."""
+        reduced = np.empty_like(C) if out is None else out
+        elimination.leaf_borders(self.V, C, reduced)
+        return reduced
+
+    def subtract_border(self, reduced: Array, border: Array) -> None:
+        """`border` (r, columns) less sum_j B_j' `reduced`_j."""
+        leaves = self.leaves
+        elimination.subtract_borders(leaves.root_indptr, leaves.root_leaves, leaves.root_entries, self.B, reduced, border)
+
+    def effects(self, reduced: Array, U: Array) -> Array:
+        """Random effects on the original scale, V_j'(`reduced`_j - B_j U), (q, k, columns)."""
+        out = np.empty_like(reduced)
+        elimination.leaf_effects(self.leaves.indptr, self.leaves.indices, self.B, self.V, reduced, U, out)
+        return out
+
+    def sums(self, T: Array, reduced: Array, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
+        """What derivatives need, and minus the border of the directions, (r, t); see `leaf_sums.sum_leaves`."""
+        border = np.zeros((len(self.leaves.root_indptr) - 1, len(entries)))
+        F = np.empty((*self.V.shape[:2], len(entries))) if len(border) else None
+        found = sum_leaves(self.leaves, self.V, self.B, T, reduced, U, np.ascontiguousarray(coefficients), entries, F)
+        if F is not None:
+            self.subtract_border(F, border)
+        return found, border
+
+    def unscale(self) -> Array:
+        """B becomes W_j C_j Lambda = V_j'B_j, in place: what traces with the inverse are taken of."""
+        elimination.unscale_leaf_rows(self.leaves.indptr, self.V, self.B)
+        return self.B

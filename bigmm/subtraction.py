@@ -1,0 +1,155 @@
+"""Differences of crossproducts, aligned by label: rows that were added are taken away again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bigmm.accounting import RowCounts, Sources, add_sources, shown
+from bigmm.addition import add, add_digests, check_same
+from bigmm.columns import Array, Column, expansion
+from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
+from bigmm.errors import LabelError
+
+#: A cell is empty when subtraction leaves this part of its weight or less: the rounding of sums of weights.
+_VANISHED = 1e-13
+#: Between the two it cannot be told whether rows with small weights are left.
+_UNCLEAR = 1e-8
+
+
+def subtract(whole: CrossProducts, part: CrossProducts, *, allow_unknown: bool = False) -> CrossProducts:
+    """Crossproducts of the rows of `whole` that are not in `part`: a day or a site is retracted.
+
+    Parameters
+    ----------
+    whole, part : CrossProducts
+    allow_unknown : bool
+        Subtract even files that `whole` does not list, or lists with another size or time of change, for whoever knows that
+        their rows are in it. (Data in memory have no name, and are subtracted without this question.)
+
+    Raises
+    ------
+    LabelError
+        When `part` has files, rows, levels or columns that `whole` has not.
+    """
+    check_same(whole.design, part.design)
+    sources = _subtract_sources(whole.sources, part.sources, allow_unknown=allow_unknown)
+    difference = add([whole, _negative(part)])
+    _check_part(whole, part, difference)
+    rows = replace(difference.rows, missing={name: count for name, count in difference.rows.missing.items() if count})
+    digest = add_digests([whole.plan_digest, f"-{part.plan_digest}"])
+    skipped = tuple(chunk for chunk in whole.skipped if chunk not in part.skipped)
+    return _drop_empty(_drop_cells(whole, replace(difference, rows=rows, plan_digest=digest, sources=sources, skipped=skipped)))
+
+
+def _subtract_sources(whole: Sources, part: Sources, *, allow_unknown: bool) -> Sources:
+    """The files of `whole` without the rows of `part`; files without rows disappear.
+
+    Raises
+    ------
+    LabelError
+        Unless `allow_unknown`, for files that `whole` does not list as they were when `part` was made.
+    """
+    left = add_sources([whole, part.negative()])
+    unknown = left.are_files & ((left.read < 0) | (left.used < 0) | (left.read < left.used))
+    untold = bool((whole.read[~whole.are_files] > 0).any()) or not len(whole)
+    urls = list(dict.fromkeys(itertools.compress(left.urls, unknown)))
+    if urls and not allow_unknown and not untold:
+        raise LabelError(
+            f"cannot subtract: {shown(urls)} not among the files of the first crossproducts, or there with "
+            "another size or time: subtract what was added, or allow it if its rows are there under another name "
+            "(allow_unknown=True, --allow-unknown)"
+        )
+    return left.take((left.read != 0) | (left.used != 0) | (left.skipped != 0))
+
+
+def _negative(part: CrossProducts) -> CrossProducts:
+    groups = tuple(replace(group, rows=-group.rows, ZtZ=-group.ZtZ, ZtXy=-group.ZtXy) for group in part.groups)
+    pairs = {key: replace(pair, ZtZ=-pair.ZtZ) for key, pair in part.pairs.items()}
+    missing = {name: -count for name, count in part.rows.missing.items()}
+    rows = RowCounts(-part.rows.read, -part.rows.used, missing)
+    return replace(part, XytXy=-part.XytXy, groups=groups, pairs=pairs, rows=rows, sum_log_weights=-part.sum_log_weights)
+
+
+def _check_part(whole: CrossProducts, part: CrossProducts, difference: CrossProducts) -> None:
+    for group in difference.groups:
+        negative = group.rows < 0
+        if negative.any():
+            level = group.levels[int(np.argmax(negative))]
+            raise LabelError(
+                f"cannot subtract: level {level!r} of {group.name!r} would have {int(group.rows.min())} rows; "
+                "only rows that were added before can be taken away"
+            )
+    rows = difference.rows
+    counts = [rows.used, rows.dropped, *rows.missing.values()]
+    if min(counts) < 0 or not set(part.columns) <= set(whole.columns):
+        raise LabelError("cannot subtract: the second crossproducts have rows that the first have not")
+
+
+def _drop_cells(whole: CrossProducts, difference: CrossProducts) -> CrossProducts:
+    """Without the raw columns of cells that no row is left in."""
+    before = dict(zip(whole.columns, _cell_weights(whole.columns, np.diag(whole.XytXy)), strict=True))
+    after = _cell_weights(difference.columns, np.diag(difference.XytXy))
+    kept = _has_rows(difference.columns, before, after)
+    places = np.append(np.flatnonzero(kept), np.arange(len(kept), len(difference.XytXy)))
+    groups, z_kept = [], []
+    for old, new in zip(whole.groups, difference.groups, strict=True):
+        before = dict(zip(old.columns, _cell_weights(old.columns, np.einsum("jaa->a", old.ZtZ)), strict=True))
+        keep = np.flatnonzero(_has_rows(new.columns, before, _cell_weights(new.columns, np.einsum("jaa->a", new.ZtZ))))
+        z_kept.append(keep)
+        ZtZ, ZtXy = new.ZtZ[:, keep[:, None], keep], new.ZtXy[:, keep[:, None], places]
+        groups.append(replace(new, columns=tuple(new.columns[place] for place in keep), ZtZ=ZtZ, ZtXy=ZtXy))
+    pairs = {(g, h): replace(pair, ZtZ=pair.ZtZ[:, z_kept[g][:, None], z_kept[h]]) for (g, h), pair in difference.pairs.items()}
+    columns = tuple(column for column, keep in zip(difference.columns, kept, strict=True) if keep)
+    return replace(difference, columns=columns, XytXy=difference.XytXy[np.ix_(places, places)], groups=tuple(groups), pairs=pairs)
+
+
+def _cell_weights(columns: tuple[Column, ...], squares: Array) -> Array:
+    """Weight of the rows in each column's cell, from the squared lengths of the indicators (of the column where there are none)."""
+    weights = squares[: len(columns)].copy()
+    for place, column in enumerate(columns):
+        indicators = expansion(columns, Column((), column.cell))
+        if column.numeric and indicators.any():
+            weights[place] = indicators @ squares[: len(columns)]
+    return weights
+
+
+def _has_rows(columns: tuple[Column, ...], before: Mapping[Column, float], after: Array) -> npt.NDArray[np.bool_]:
+    """Which columns have rows left: those whose weight is more than rounding of the weight before."""
+    left = np.array([1.0 if not column.cell else weight / before[column] for column, weight in zip(columns, after, strict=True)])
+    unclear = (left > _VANISHED) & (left < _UNCLEAR)
+    if unclear.any():
+        name = columns[int(np.argmax(unclear))].name
+        raise LabelError(
+            f"cannot subtract: {left[unclear].max():.0e} of the weight of {name!r} would be left, too little to tell from rounding; "
+            "reduce the remaining rows instead"
+        )
+    return left > _VANISHED
+
+
+def _drop_empty(cp: CrossProducts) -> CrossProducts:
+    """Without the levels, and the pairs of levels, that no row is left in."""
+    kept = [group.rows > 0 for group in cp.groups]
+    groups = tuple(
+        replace(group, levels=_take(group, keep), rows=group.rows[keep], ZtZ=group.ZtZ[keep], ZtXy=group.ZtXy[keep])
+        for group, keep in zip(cp.groups, kept, strict=True)
+    )
+    new_refs = [np.cumsum(keep) - 1 for keep in kept]
+    pairs = {}
+    for (g, h), pair in cp.pairs.items():
+        keep = kept[g][pair.g_refs] & kept[h][pair.h_refs]
+        if np.issubdtype(pair.ZtZ.dtype, np.integer):  # a count of zero: the two levels meet in no row
+            keep &= pair.ZtZ[:, 0, 0] != 0
+        g_refs, h_refs = new_refs[g][pair.g_refs[keep]], new_refs[h][pair.h_refs[keep]]
+        pairs[g, h] = PairProducts(g_refs.astype(np.int32), h_refs.astype(np.int32), pair.ZtZ[keep])
+    return replace(cp, groups=groups, pairs=pairs)
+
+
+def _take(group: GroupProducts, keep: npt.NDArray[np.bool_]) -> Any:
+    levels = group.levels[keep]
+    return levels.remove_unused_levels() if hasattr(levels, "remove_unused_levels") else levels
