@@ -135,12 +135,8 @@ def test_others_get_a_clear_error(cluster: Cluster, theirs: Path, tmp_path: Path
 
 def forged(folder: Path) -> Path:
     """A certificate with the names of ours that its owner has signed himself."""
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=bigmm client"]
-        + ["-keyout", str(folder / "client-key.pem"), "-out", str(folder / "client.pem")],
-        check=True,
-        capture_output=True,
-    )
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout client-key.pem -out client.pem -subj"
+    subprocess.run([*make.split(), "/CN=bigmm client"], cwd=folder, check=True, capture_output=True)
     return folder
 
 
