@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,12 +105,8 @@ def run(*arguments: str, code: int = 0, **environment: str) -> str:
 
 def manifest(directory: str) -> dict[str, object]:
     """What saved crossproducts are, but for where their rows are: the plan's digest and the sources know the names of files."""
-    content = (
-        s3fs.S3FileSystem().cat(f"{directory}/crossproducts.json")
-        if directory.startswith("s3:")
-        else Path(directory, "crossproducts.json").read_bytes()
-    )
-    found = json.loads(content)
+    filesystem = s3fs.S3FileSystem() if directory.startswith("s3:") else fsspec.filesystem("file")
+    found = json.loads(filesystem.cat_file(f"{directory}/crossproducts.json"))
     del found["plan_digest"], found["files"]["sources.parquet"]
     return dict(found)
 
@@ -133,6 +130,8 @@ def test_a_job_from_rows_to_predictions(rows: str, bucket: str, files: Path, tmp
     assert predicted.tolist() == expected.predict(pd.read_parquet(files / "0.parquet")).tolist()
     filesystem = s3fs.S3FileSystem(skip_instance_cache=True)
     stored = b"".join(map(filesystem.cat_file, filesystem.find(bucket)))
+    with filesystem.open(f"{bucket}/cp/sources.parquet") as file:  # compressed
+        stored += pd.read_parquet(file).to_csv().encode()
     for secret in SECRETS.values():
         assert secret not in said
         assert secret.encode() not in stored
