@@ -123,7 +123,7 @@ class Worker:
     threads : str
         A number, or "default" to limit nothing.
     limit : float
-        Seconds that loading or one measurement may take.
+        Seconds that one measurement may take; loading may take twice as many.
     memory : float
         Bytes of data that the process may have.
 
@@ -157,7 +157,7 @@ class Worker:
             )
         if hasattr(resource, "prlimit"):  # Linux
             resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (int(memory), int(memory)))
-        self.hello = self._answer()
+        self.hello = self._answer(loading=True)
 
     def measure(self, measure: str, thetas: list[list[float]], budget: float) -> dict[str, Any]:
         """Seconds, repeats, evaluations, objective and peak of one measurement.
@@ -172,9 +172,10 @@ class Worker:
             self._process.stdin.flush()
         return self._answer()
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, *, loading: bool = False) -> dict[str, Any]:
         assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], self._limit)[0]:
+        seconds = None if self._limit is None else self._limit * (2.0 if loading else 1.0)
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
             self.close()
             raise StoppedError
         line = self._process.stdout.readline()

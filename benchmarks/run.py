@@ -39,7 +39,9 @@ def physical_memory() -> float:
 @click.option("--all", "large", is_flag=True, help="The large ones too.")
 @click.option("--rounds", default=3, show_default=True, help="Turns of every competitor.")
 @click.option("--budget", default=1.0, show_default=True, help="Seconds of repetitions in a measurement.")
-@click.option("--limit", default=60.0, show_default=True, help="Seconds at which a rival's measurement is stopped.")
+@click.option(
+    "--limit", default=30.0, show_default=True, help="Seconds at which a rival's measurement is stopped; twice that for its loading."
+)
 @click.option("--memory", default=round(_MEMORY * physical_memory(), 1), show_default=True, help="GiB of data a competitor may have.")
 @click.option("--threads", multiple=True, default=("default",), show_default=True, help='A number, or "default".')
 @click.option("--peers", default=sys.executable, help="The Python that has mixedlm and gpboost; this one unless given.")

@@ -17,6 +17,8 @@ from results import Row
 
 #: These tell how many iterations they made, not how many evaluations.
 _ITERATIONS = ("mixedlm", "gpboost")
+#: Bytes; beside less than this the peak is that of libraries.
+_LARGE = 2**26
 _HEADER = (
     "problem (thetas)",
     "",
@@ -118,7 +120,7 @@ def _memory(rows: Sequence[Row], name: str) -> str:
         return ""
     row = found[0]
     held = row.products + row.factor
-    return f"{row.peak / 2**20:.0f} MiB" + ("" if math.isnan(held) else f"; {(row.peak - row.base) / held:.2f} x (crossproducts + L)")
+    return f"{row.peak / 2**20:.0f} MiB" + ("" if not held >= _LARGE else f"; {(row.peak - row.base) / held:.2f} x (crossproducts + L)")
 
 
 if __name__ == "__main__":

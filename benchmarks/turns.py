@@ -80,7 +80,7 @@ class Turns:
             worker = Worker(competitor, self.problem, self.folder, self.threads, self.limit, self.memory)
             self._set_thetas(worker)
         except StoppedError:
-            self._failed(competitor, "", f"stopped after {self.limit:g} s of loading")
+            self._failed(competitor, "", f"stopped after {2 * self.limit:g} s of loading")
             return None
         except UnableError as error:
             self._failed(competitor, "", str(error))

@@ -38,7 +38,7 @@ def main() -> None:
             "blas": blas(),
             "base": base,
             "products": work.cp.nbytes,
-            "factor": factor_bytes(work.cp),
+            "factor": factor_bytes(work.cp, reml=task["reml"]),
         }
     )
     measuring.serve({"evaluation": work.evaluation, "gradient": work.gradient, "fit": work.fit, "lmer": work.lmer, "command": work.command})
@@ -107,10 +107,13 @@ def warm_up() -> None:
         bigmm.lmer(formula, data, client=0)
 
 
-def factor_bytes(cp: CrossProducts) -> float:
-    """Bytes of L, dense root included, as the plan of the factorization has them; NaN for a bigmm without plans."""
-    plan = getattr(cp, "plan", None)
-    return 8.0 * plan().nnz if plan is not None else math.nan
+def factor_bytes(cp: CrossProducts, *, reml: bool) -> float:
+    """Bytes of L by structure, as the plan has it; a dense root counts as the square that holds it."""
+    chosen = cp.plan(reml=reml).chosen
+    if chosen.nnz_L is None:
+        return math.nan
+    upper = chosen.root * (chosen.root - 1) // 2 if chosen.name == "leaves + dense root" else 0
+    return 8.0 * (chosen.nnz_L + upper)
 
 
 def cut(data: pd.DataFrame, folder: Path) -> None:

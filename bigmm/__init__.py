@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.reduction.progress import Progress
     from bigmm.reduction.reduce import reduce
+    from bigmm.remote import RemoteCrossProducts, reduce_on_workers
     from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
     from bigmm.storage import load
@@ -41,11 +42,13 @@ __all__ = [
     "Optimizer",
     "PrecisionWarning",
     "Progress",
+    "RemoteCrossProducts",
     "StorageError",
     "lmer",
     "load",
     "merge",
     "reduce",
+    "reduce_on_workers",
     "subtract",
 ]
 
@@ -60,6 +63,8 @@ _HOMES = {
     "load": "bigmm.storage",
     "merge": "bigmm.addition",
     "reduce": "bigmm.reduction.reduce",
+    "reduce_on_workers": "bigmm.remote",
+    "RemoteCrossProducts": "bigmm.remote",
     "subtract": "bigmm.subtraction",
 }
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy.typing as npt
 
 from bigmm.design import NaAction
-from bigmm.errors import FormulaError
+from bigmm.errors import ClusterError, FormulaError, ModelError
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice, check_contrasts
 from bigmm.reduction.arguments import check_column_names
+from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import Progress, ProgressCallback
 from bigmm.reduction.reduce import reduce
+from bigmm.remote import reduce_on_workers
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
+    from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
 
 
@@ -34,6 +38,7 @@ def lmer(
     optimizer: str | Optimizer | None = None,
     progress: ProgressCallback | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    leaves: Literal["driver", "workers"] = "driver",
 ) -> LinearMixedModelFit:
     """Fit a linear mixed model.
 
@@ -47,6 +52,9 @@ def lmer(
         REML criterion (as lme4 does by default), or maximum likelihood.
     contrasts, start, optimizer
         As for `bigmm.CrossProducts.fit`.
+    leaves : {"driver", "workers"}
+        Where the crossproducts of the largest factor are kept: in this process, or, when its memory will not hold them, on the
+        workers of a cluster, which then share every evaluation; the numbers are the same to rounding.
 
     Returns
     -------
@@ -62,21 +70,26 @@ def lmer(
     Bates, Maechler, Bolker and Walker (2015), "Fitting linear mixed-effects models using lme4", JSS 67(1).
     """
     check_column_names(weights, offset)
+    if leaves not in ("driver", "workers"):
+        raise ModelError(f"leaves={leaves!r}: expected 'driver' or 'workers'")
     parsed = parse_formula(formula)
     if len(parsed.responses) > 1:
         raise FormulaError("several responses are several fits: bigmm.reduce(formula, data).fits()", formula, formula.index("cbind("))
     check_contrasts({} if contrasts is None else contrasts, parsed.fixed)
-    cp = reduce(
-        formula,
-        data,
-        weights=weights,
-        offset=offset,
-        na_action=na_action,
-        client=client,
-        progress=progress,
-        storage_options=storage_options,
-    )
-    model = cp.model(reml=reml, contrasts=contrasts)
+    on_pass = {"weights": weights, "offset": offset, "na_action": na_action, "progress": progress, "storage_options": storage_options}
+    if leaves == "workers":
+        with connect(client, small=False) as connected:
+            if connected is None:
+                raise ClusterError("leaves='workers' needs a cluster: pass a client, an address or a number of processes")
+            remote = reduce_on_workers(formula, data, connected, **on_pass)  # type: ignore[arg-type]
+            return replace(_search(remote.model(reml=reml, contrasts=contrasts), start, optimizer, progress), model=None)
+    cp = reduce(formula, data, client=client, **on_pass)  # type: ignore[arg-type]
+    return _search(cp.model(reml=reml, contrasts=contrasts), start, optimizer, progress)
+
+
+def _search(
+    model: LinearMixedModel, start: npt.ArrayLike | None, optimizer: str | Optimizer | None, progress: ProgressCallback | None
+) -> LinearMixedModelFit:
     if progress is None:
         return model.fit(start=start, optimizer=optimizer)
     return model.fit(start, optimizer, lambda number, _theta, value: progress(Progress("optimize", number, None, value)))

@@ -292,8 +292,8 @@ def estimate(model: LinearMixedModel, found: Optimization) -> LinearMixedModelFi
     sigma = float(np.sqrt(evaluation.pwrss / model.degrees_of_freedom))
     inverse = np.linalg.inv(evaluation.RX) if selected.blocks.p else np.zeros((0, 0))
     groups = tuple(
-        GroupEffects(group.names, group.levels, group.columns, coding.names, b)
-        for group, coding, b in zip(selected.groups, selected.codings, solution.b, strict=True)
+        GroupEffects(group.names, levels, group.columns, coding.names, b)
+        for group, coding, (levels, b) in zip(selected.groups, selected.codings, model.effects(evaluation, solution), strict=True)
     )
     return LinearMixedModelFit(
         formula=selected.formula,

@@ -97,12 +97,7 @@ def reduce(
     StorageError
         When the checkpoint cannot be written, or belongs to another pass.
     """
-    check_column_names(weights, offset)
-    if na_action not in get_args(NaAction):
-        raise DataError(f"na_action={na_action!r}: expected 'omit' or 'fail'")
-    if on_error not in get_args(OnError):
-        raise DataError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
-    design = Design(parse_formula(formula), {}, weights=weights, offset=offset, na_action=na_action)
+    design = blank_design(formula, weights, offset, na_action, on_error)
     if into is not None:
         check_same(into.design, replace(design, kinds=into.design.kinds))
         data = new_files(data, into, storage_options or {})
@@ -110,18 +105,33 @@ def reduce(
             return into
         into = without_skipped(into, data)
     plan = plan_data(data, design.names, storage_options=storage_options)
-    design = _for_plan(design, plan)
+    design = design_for_plan(design, plan)
     design = design if into is None else with_constants_of(into, design)
     with connect(client, small=_is_small(plan)) as connected:
         cp = run_pass(plan, design, connected, RunOptions(checkpoint, resume, on_error, progress))
-    check_accounts(plan.chunks, cp)
-    _check_rows(cp)
+    check_result(plan, cp)
     sources = add_sources([cp.sources, skipped_sources(plan.empty)])
     cp = replace(cp, plan_digest=plan.digest, sources=sources)
     return cp if into is None else add([into, cp])
 
 
-def _for_plan(design: Design, plan: Plan) -> Design:
+def blank_design(formula: str, weights: str | None, offset: str | None, na_action: NaAction, on_error: OnError) -> Design:
+    """The design before anything is known of the data."""
+    check_column_names(weights, offset)
+    if na_action not in get_args(NaAction):
+        raise DataError(f"na_action={na_action!r}: expected 'omit' or 'fail'")
+    if on_error not in get_args(OnError):
+        raise DataError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
+    return Design(parse_formula(formula), {}, weights=weights, offset=offset, na_action=na_action)
+
+
+def check_result(plan: Plan, cp: CrossProducts) -> None:
+    """See that all rows are accounted for, and that there are any."""
+    check_accounts(plan.chunks, cp)
+    _check_rows(cp)
+
+
+def design_for_plan(design: Design, plan: Plan) -> Design:
     """The design with the kinds and declared categories of the data's columns."""
     kinds: dict[str, ColumnKind] = {
         name: "category" if name in plan.categories else kind_of(plan.schema.field(name).type) for name in design.names

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
-from distributed import Client
+from distributed import Client, Future
 
+from bigmm.addition import add
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
 from bigmm.reduction.checkpoint import Checkpoint
 from bigmm.reduction.mirror import open_any_checkpoint
 from bigmm.reduction.progress import ProgressCallback
-from bigmm.reduction.segments import extended, total
+from bigmm.reduction.segments import Segment, extended, total
 from bigmm.reduction.shift import with_shift
+from bigmm.reduction.slices import Slicing
 from bigmm.reduction.slicing import choose_slicing
 from bigmm.reduction.sources import Plan
 from bigmm.reduction.tally import Tally
@@ -25,6 +29,9 @@ from bigmm.reduction.work import OnError, Work
 from bigmm.reduction.workers import Workers
 
 logger = logging.getLogger(__name__)
+
+#: Slices at least when they stay on the workers, whose threads share them out.
+_REMOTE_SLICES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +59,9 @@ def run_pass(plan: Plan, design: Design, client: Client | None, options: RunOpti
     return cp
 
 
-def _work(plan: Plan, design: Design, on_error: OnError) -> Work:
+def _work(plan: Plan, design: Design, on_error: OnError, least: int = 1) -> Work:
     shifted = with_shift(design, plan.chunks, on_error)
-    return Work(plan.chunks, shifted, choose_slicing(shifted, plan.chunks, on_error), on_error)
+    return Work(plan.chunks, shifted, choose_slicing(shifted, plan.chunks, on_error, least), on_error)
 
 
 def _checkpoint(work: Work, plan: Plan, options: RunOptions) -> AbstractContextManager[Checkpoint | None]:
@@ -74,3 +81,21 @@ def _collect(executor: Executor, work: Work, tally: Tally, checkpoint: Checkpoin
             checkpoint.save(segments)
         tally.batches_done(segments[-1].stop)
     return total(segments)
+
+
+def run_on_workers(plan: Plan, design: Design, client: Client, options: RunOptions) -> tuple[tuple[Future, ...], Slicing]:
+    """The same pass, whose slices stay on the workers: a future for each."""
+    with client.as_current():
+        work = _work(plan, design, options.on_error, least=_REMOTE_SLICES)
+        tally = Tally(work.chunks, options.progress)
+        executor, count = Workers(client, tally), work.slicing.count
+
+        def merge(parts: Sequence[Any]) -> Any:
+            return tuple(executor.submit(add, list(slices)) for slices in zip(*parts, strict=True))
+
+        segments: list[Segment] = []
+        with executor:
+            for slices in batch_results(executor, work, take=lambda future: executor.keep(future, count)):
+                segments = extended(segments, slices, merge)
+                tally.batches_done(segments[-1].stop)
+            return merge([segment.slices for segment in segments]), work.slicing

@@ -6,7 +6,7 @@ instead of n, and the order of every addition depends on nothing but the number 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bigmm.addition import add
@@ -31,12 +31,12 @@ class Segment:
         return self.stop - self.start
 
 
-def extended(segments: list[Segment], batch: Slices) -> list[Segment]:
-    """Segments with one more batch."""
+def extended(segments: list[Segment], batch: Slices, merge: Callable[[Sequence[Slices]], Slices] = add_slices) -> list[Segment]:
+    """Segments with one more batch; `merge` adds up slices, wherever these are."""
     at = segments[-1].stop if segments else 0
     found = [*segments, Segment(at, at + 1, batch)]
     while len(run := _full(found)) == FAN_IN:
-        merged = Segment(run[0].start, run[-1].stop, add_slices([segment.slices for segment in run]))
+        merged = Segment(run[0].start, run[-1].stop, merge([segment.slices for segment in run]))
         found = [*found[:-FAN_IN], merged]
     return found
 

@@ -19,12 +19,12 @@ SLICE_ROWS = 2**26
 _HEAD_ROWS, _HEADS = 4096, 8
 
 
-def choose_slicing(design: Design, chunks: Sequence[Chunk], on_error: OnError = "raise") -> Slicing:
+def choose_slicing(design: Design, chunks: Sequence[Chunk], on_error: OnError = "raise", least: int = 1) -> Slicing:
     """As many slices as the rows ask for, by the factor that seems to have the most levels.
 
     Any factor gives the right sums; the one with most levels gives the smallest slices.
     """
-    count = 1 + sum(chunk.rows or 0 for chunk in chunks) // SLICE_ROWS
+    count = max(1 + sum(chunk.rows or 0 for chunk in chunks) // SLICE_ROWS, least)
     groups = [group.names for group in design.groups]
     if count == 1 or len(groups) == 1:
         return Slicing(groups[0], count)

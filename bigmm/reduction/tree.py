@@ -35,8 +35,12 @@ class Executor(Protocol):
         """Give up what is not done yet."""
 
 
-def batch_results(executor: Executor, work: Work, first: int = 0) -> Iterator[Slices]:
-    """The sum of each batch from the first that is wanted, in their order; a bounded number is under way at a time."""
+def batch_results(executor: Executor, work: Work, first: int = 0, take: Callable[[Any], Any] | None = None) -> Iterator[Any]:
+    """The sum of each batch from the first that is wanted, in their order; a bounded number is under way at a time.
+
+    `take` is what becomes of the future of a batch: its result, unless given.
+    """
+    take = executor.result if take is None else take
     waiting, running = iter(range(first, work.batches)), deque[Any]()
     try:
         while True:
@@ -44,7 +48,7 @@ def batch_results(executor: Executor, work: Work, first: int = 0) -> Iterator[Sl
                 running.append(_submit(executor, work.batch(number)))
             if not running:
                 return
-            result = executor.result(running[0])
+            result = take(running[0])
             running.popleft()
             yield result
     finally:

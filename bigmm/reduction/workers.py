@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import operator
 import threading
 import time
 import uuid
@@ -102,6 +103,13 @@ class Workers:
             ) from None
         return slices
 
+    def keep(self, future: Future, slices: int) -> tuple[Future, ...]:
+        """Wait for a result and leave it where it is: a future for each of its slices."""
+        self._watch(future)
+        if future.status == "error":
+            self.result(future)
+        return tuple(self._client.submit(operator.itemgetter(number), future, pure=False) for number in range(slices))
+
     def cancel(self, futures: Sequence[Future]) -> None:
         """Give up what is not done yet."""
         self._client.cancel(list(futures))
@@ -147,7 +155,7 @@ class Workers:
 
     def _receive(self, event: Any) -> None:
         _, content = event
-        self._tally(ChunkReport(**content))
+        self._tally(ChunkReport(**{field.name: content[field.name] for field in dataclasses.fields(ChunkReport)}))
 
     def __enter__(self) -> Self:
         """Listen to the workers' reports."""

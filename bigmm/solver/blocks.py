@@ -38,6 +38,10 @@ class GroupBlocks:
         """Columns a level."""
         return int(self.ZtZ.shape[1])
 
+    def square(self, column: int) -> float:
+        """Squared length of a column of Z."""
+        return float(self.ZtZ[:, column, column].sum())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairBlocks:

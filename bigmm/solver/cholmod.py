@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,7 +17,11 @@ from sksparse.cholmod import CholmodNotPositiveDefiniteError, analyze
 
 from bigmm.columns import Array
 from bigmm.solver.layout import Index
-from bigmm.solver.threads import blas_threads
+from bigmm.solver.symbolic import column_counts
+from bigmm.solver.threads import blas_limit, front_threads, tiny
+
+#: Matrices and factors with fewer entries have 32-bit places; half of what they can count, as supernodes hold zeros besides.
+_INT32_ENTRIES = 2**30
 
 Ordering: TypeAlias = Literal["default", "natural", "amd", "metis", "nesdis", "colamd", "best"]
 
@@ -48,17 +53,30 @@ class SparseFactor:
         CHOLMOD's fill-reducing order; "natural" keeps the columns in place.
     simplicial : bool
         Ask for the simplicial factor, whose pattern holds no entry that is zero by structure.
+
+    Attributes
+    ----------
+    counts, parent, flops
+        Of L, see `bigmm.solver.symbolic.column_counts`.
     """
 
     def __init__(self, indptr: Index, indices: Index, ordering: Ordering = "default", *, simplicial: bool = False) -> None:
-        r = len(indptr) - 1
-        small = len(indices) < np.iinfo(np.int32).max
-        kind: Any = np.int32 if small else np.int64
-        self.indptr, self.indices = indptr.astype(kind, copy=False), indices.astype(kind, copy=False)
-        self._matrix = sp.csc_matrix((np.zeros(len(indices)), self.indices, self.indptr), shape=(r, r))
-        self._threads = blas_threads(r)
-        mode = "simplicial" if simplicial else "auto"
-        self._factor: Any = analyze(self._matrix, mode=mode, ordering_method=ordering, use_long=not small)
+        r, mode = len(indptr) - 1, "simplicial" if simplicial else "auto"
+        kinds: tuple[type, ...] = (np.int32, np.int64) if len(indices) < _INT32_ENTRIES else (np.int64,)
+        for kind in kinds:
+            self.indptr: Index = indptr.astype(kind, copy=False)
+            self.indices: Index = indices.astype(kind, copy=False)
+            self._matrix = sp.csc_matrix((r, r))
+            self._matrix.data = np.zeros(len(indices))
+            self._matrix.indptr, self._matrix.indices = self.indptr, self.indices  # the constructor would shorten them
+            self._factor: Any = analyze(self._matrix, mode=mode, ordering_method=ordering, use_long=kind is np.int64)
+            self.counts, self.parent, self.flops = column_counts(indptr, indices, self.permutation)
+            if self.counts.sum() < _INT32_ENTRIES:
+                break
+        widest = int(self.counts.max(initial=0))
+        self._threads: Callable[[], contextlib.AbstractContextManager[object]] = (
+            contextlib.nullcontext if tiny(r) else blas_limit(front_threads(widest))
+        )
 
     @property
     def permutation(self) -> Index:

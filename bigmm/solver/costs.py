@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bigmm.solver.cholmod import SparseFactor
 from bigmm.solver.layout import Index, Layout, Leaves
-from bigmm.solver.pattern import Pattern
-from bigmm.solver.symbolic import column_counts
-from bigmm.solver.threads import blas_count, loop_threads
+from bigmm.solver.threads import dense_threads, front_threads, loop_threads
 
 # Rates of one core, an EPYC of 2022 at 2.6 GHz with OpenBLAS; others differ by a factor of two, alternatives by far more.
 #: Products that leaves add to S a second: gathers and scatters in the cache, 0.45 to 0.65e9.
@@ -94,32 +93,32 @@ def cost_of_leaves(leaves: Leaves) -> Cost:
 def cost_of_dense(r: int) -> Cost:
     """A dense root: dpotrf, and dpotri for the gradient, in place."""
     flops = r**3 / 3.0
-    seconds = flops / _DENSE / blas_count(r)
+    seconds = flops / _DENSE / dense_threads(r)
     return Cost(r * (r + 1) // 2, 8 * r * r, flops, 2.0 * flops, seconds, 2.0 * seconds)
 
 
-def cost_of_sparse(pattern: Pattern, permutation: Index, blocks: int) -> Cost:
+def cost_of_sparse(factor: SparseFactor, blocks: int) -> Cost:
     """A sparse root: CHOLMOD's factor, and the selected inverse on its pattern.
 
     Parameters
     ----------
-    pattern : Pattern
-    permutation : (r,)
+    factor : SparseFactor
+        Analysed, no more.
     blocks : int
         Columns of blocks of the root's own part of Z'Z.
     """
-    counts, parent, flops = column_counts(pattern.indptr, pattern.indices, permutation)
+    counts, flops, pattern = factor.counts, factor.flops, factor.indices
     entries, work = int(counts.sum()), counts.astype(np.float64) ** 2
     supernodal = flops / entries >= _SWITCH
     stored = entries * (_PADDING if supernodal else 1.0)
-    single = float(work[_alone(counts, parent)].sum()) if supernodal else 0.0
-    rate = _SUPERNODAL * blas_count(pattern.r) if supernodal else _SIMPLICIAL
+    single = float(work[_alone(counts, factor.parent)].sum()) if supernodal else 0.0
+    rate = _SUPERNODAL * front_threads(int(counts.max())) if supernodal else _SIMPLICIAL
     seconds = (flops - single) / rate + single / _SINGLE + _ENTRY * entries
-    own = (8 + pattern.indices.itemsize) * len(pattern.indices) + pattern.indptr.itemsize * (pattern.r + blocks)
+    own = (8 + pattern.itemsize) * len(pattern) + factor.indptr.itemsize * (len(counts) + blocks)
     # L, a copy of it that the inverse takes the place of, where S's entries stand in it, and their inverse
-    factor = int(2 * (8 + 4) * stored) + 16 * len(pattern.indices)
+    both = int(2 * (8 + 4) * stored) + 16 * len(pattern)
     inverting = 2.0 * flops / (_INVERSE if supernodal else _SIMPLICIAL) + _ENTRY * entries
-    return Cost(entries, own + factor, flops, 2.0 * flops, seconds, inverting)
+    return Cost(entries, own + both, flops, 2.0 * flops, seconds, inverting)
 
 
 def _alone(counts: Index, parent: Index) -> Index:

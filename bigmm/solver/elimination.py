@@ -243,18 +243,18 @@ def traces_from_dense(
             for b in range(k):
                 out[c, a, b] = 0.0
         for t in range(root_indptr[c], root_indptr[c + 1]):
-            own, stop = root_entries[t], indptr[root_leaves[t] + 1]
+            own, stop = np.uint64(root_entries[t]), np.uint64(indptr[root_leaves[t] + 1])
             if k == 1:
                 total = 0.5 * row[c] * G[own, 0]
-                for e in range(own + 1, stop):
-                    total += row[indices[e]] * G[e, 0]
+                for e in range(own + np.uint64(1), stop):
+                    total += row[np.uint32(indices[e])] * G[e, 0]
                 out[c, 0, 0] += 2.0 * total * G[own, 0]
             else:
                 for a in range(k):
                     x[a] = 0.5 * row[c] * G[own, a]
-                for e in range(own + 1, stop):
+                for e in range(own + np.uint64(1), stop):
                     for a in range(k):
-                        x[a] += row[indices[e]] * G[e, a]
+                        x[a] += row[np.uint32(indices[e])] * G[e, a]
                 for a in range(k):
                     for b in range(k):
                         out[c, a, b] += x[a] * G[own, b] + G[own, a] * x[b]
@@ -286,12 +286,12 @@ def traces_from_sparse(
                 for b in range(k):
                     out[c, a, b] = 0.0
             for t in range(root_indptr[c], root_indptr[c + 1]):
-                own, stop = root_entries[t], indptr[root_leaves[t] + 1]
+                own, stop = np.uint64(root_entries[t]), np.uint64(indptr[root_leaves[t] + 1])
                 for a in range(k):
                     x[a] = 0.5 * row[c] * G[own, a]
-                for e in range(own + 1, stop):
+                for e in range(own + np.uint64(1), stop):
                     for a in range(k):
-                        x[a] += row[indices[e]] * G[e, a]
+                        x[a] += row[np.uint32(indices[e])] * G[e, a]
                 for a in range(k):
                     for b in range(k):
                         out[c, a, b] += x[a] * G[own, b] + G[own, a] * x[b]

@@ -158,7 +158,7 @@ class Layout:
     root: Root
 
 
-def lay_out(blocks: ModelBlocks, *, leaves: bool = True) -> Layout:
+def lay_out(blocks: ModelBlocks, *, leaves: bool = True, leading: int | None = None) -> Layout:
     """Choose the leading factor and lay out leaves and root.
 
     Parameters
@@ -166,9 +166,11 @@ def lay_out(blocks: ModelBlocks, *, leaves: bool = True) -> Layout:
     blocks : ModelBlocks
     leaves : bool
         False puts every random effect into the root, in the order of the groups.
+    leading : int, optional
+        The leading factor, where it is decided.
     """
     effects = [group.q * group.k for group in blocks.groups]
-    leading = int(np.argmax(effects)) if leaves else None
+    leading = int(np.argmax(effects)) if leaves and leading is None else leading
     groups = tuple(g for g in range(len(blocks.groups)) if g != leading)
     offsets = tuple(int(c) for c in np.cumsum([0, *(effects[g] for g in groups)]))
     built = None if leading is None else _leaves(blocks, leading, groups, offsets)
@@ -238,6 +240,13 @@ def pointers(counts: Index) -> npt.NDArray[np.int64]:
 def native(blocks: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Counts and doubles as they are, in C order; anything else as doubles: compiled loops know two kinds."""
     return np.ascontiguousarray(blocks, dtype=np.int32 if blocks.dtype == np.int32 else np.float64)
+
+
+def lay_out_root(blocks: ModelBlocks, leading: int) -> Root:
+    """The root alone, of a model whose leaves are elsewhere."""
+    groups = tuple(g for g in range(len(blocks.groups)) if g != leading)
+    sizes = [blocks.groups[g].q * blocks.groups[g].k for g in groups]
+    return _root(blocks, groups, tuple(int(c) for c in np.cumsum([0, *sizes])))
 
 
 def _root(blocks: ModelBlocks, groups: tuple[int, ...], offsets: tuple[int, ...]) -> Root:

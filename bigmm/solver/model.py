@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts
@@ -20,7 +21,7 @@ from bigmm.solver.derivatives import Derivatives, differentiate
 from bigmm.solver.optimize import Optimizer, minimize
 from bigmm.solver.plan import Plan
 from bigmm.solver.planning import make_plan
-from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
+from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Solution
 from bigmm.solver.replay import replayed
 from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel, select, select_response
@@ -184,6 +185,10 @@ class LinearMixedModel:
         value = logdet + nu * (1.0 + np.log(2.0 * np.pi * evaluation.pwrss / nu)) - self.selected.blocks.sum_log_weights
         return float(value), evaluation
 
+    def effects(self, _: Evaluation, solution: Solution) -> list[tuple[pd.Index, Array]]:
+        """Levels and conditional modes of every grouping factor, at the theta that was evaluated last."""
+        return [(group.levels, b) for group, b in zip(self.selected.groups, solution.b, strict=True)]
+
     def differentiate(self, evaluation: Evaluation) -> Derivatives:
         """Gradient and average information in theta, where `evaluate` was called last.
 
@@ -217,7 +222,7 @@ class LinearMixedModel:
         start, floor = [], []
         for g, row, column in self.selected.covariance.entries:
             group = self.selected.blocks.groups[g]
-            square = float(group.ZtZ[:, row, row].sum()) or float(self.selected.blocks.nobs)
+            square = group.square(row) or float(self.selected.blocks.nobs)
             diagonal = row == column
             start.append(np.sqrt(self.selected.blocks.nobs / square) if diagonal else 0.0)
             floor.append(1e-4 * np.sqrt(group.q / square) if diagonal else -np.inf)

@@ -178,7 +178,7 @@ class _Planner:
     def _analyse(self, name: Name, layout: Layout, pattern: Pattern, ordering: Ordering) -> None:
         factor = SparseFactor(pattern.indptr, pattern.indices, ordering)
         blocks = sum(len(own.ZtZ) * own.ZtZ.shape[1] for own in layout.root.blocks)
-        cost = cost_of_sparse(pattern, factor.permutation, blocks)
+        cost = cost_of_sparse(factor, blocks)
         cost = replace(cost, nbytes=max(cost.nbytes, len(pattern.indices) * _ORDERING_BYTES))
         self._add(name, ordering, layout, cost, lambda: Arrangement(layout, SparseRoot(layout.root, layout.leaves, factor)))
 

@@ -176,7 +176,7 @@ class PenalizedLeastSquares:
             self.factor.factorize()
             logdet += self.factor.logdet()
         self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy, self._leaf_W)
-        return Evaluation(values.copy(), logdet, _upper_factor(self.blocks.XytXy - self.W.gram()))
+        return Evaluation(values.copy(), logdet, upper_factor(self.blocks.XytXy - self.W.gram()))
 
     @property
     def leading_template(self) -> Array:
@@ -288,7 +288,7 @@ class PenalizedLeastSquares:
         return np.asarray(np.einsum("rja,rjb->jab", columns, columns))
 
 
-def _upper_factor(matrix: Array) -> Array:
+def upper_factor(matrix: Array) -> Array:
     """R with R'R = matrix, upper triangular."""
     try:
         return np.asarray(np.linalg.cholesky(matrix).T, dtype=np.float64)

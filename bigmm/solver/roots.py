@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering, SparseFacto
 from bigmm.solver.layout import Index, Layout, Leaves, OwnBlocks, Root, lay_out
 from bigmm.solver.pattern import closed_pattern, own_pattern
 from bigmm.solver.selected_inverse import Places, find, invert_in_place
-from bigmm.solver.threads import blas_threads
+from bigmm.solver.threads import blas_limit, dense_threads, tiny
 
 
 class RootFactor(Protocol):
@@ -53,19 +54,29 @@ class RootFactor(Protocol):
 class DenseRoot:
     """S as a full square array of which the upper triangle (in C order) is used; L and then S^-1 take its place."""
 
-    def __init__(self, root: Root, leaves: Leaves) -> None:
+    def __init__(self, root: Root, leaves: Leaves | None) -> None:
         self._root, self._leaves = root, leaves
         self._S = np.empty((root.r, root.r))
         self._logdet = 0.0
-        self._threads = blas_threads(root.r)
-        self._inversion_threads = blas_threads(root.r, tiny=0)  # dpotri shares even little work
+        self._inversion_threads = blas_limit(dense_threads(root.r))  # dpotri shares even little work
+        self._threads: Callable[[], AbstractContextManager[object]] = nullcontext if tiny(root.r) else self._inversion_threads
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S."""
         assert B is not None
-        S, columns, found = self._S, self._root.columns, self._leaves
+        assert self._leaves is not None
+        found = self._leaves
         entries = (found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices)
-        elimination.subtract_into_dense(found.work_order, numba.get_num_threads(), *entries, B, S)
+        elimination.subtract_into_dense(found.work_order, numba.get_num_threads(), *entries, B, self._S)
+        self._add_own(templates)
+
+    def assemble_onto(self, templates: Sequence[Array], eliminated: Array) -> None:
+        """Write S; `eliminated` is minus sum_j B_j'B_j, its upper triangle."""
+        np.copyto(self._S, eliminated)
+        self._add_own(templates)
+
+    def _add_own(self, templates: Sequence[Array]) -> None:
+        S, columns = self._S, self._root.columns
         for own in self._root.blocks:
             g, h = own.column_group, own.row_group
             part = S[columns(g), columns(h)]
@@ -99,8 +110,14 @@ class DenseRoot:
         with self._inversion_threads():
             lapack.dpotri(self._S.T, lower=1, overwrite_c=1)
 
+    @property
+    def inverse(self) -> Array:
+        """S^-1, its upper triangle; after `invert`."""
+        return self._S
+
     def leaf_traces(self, G: Array) -> Array:
         """Sum of G_j S^-1 G_j' over the leaves."""
+        assert self._leaves is not None
         found, k = self._leaves, G.shape[1]
         out = np.empty((self._root.r, k, k))
         elimination.traces_from_dense(

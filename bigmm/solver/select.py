@@ -100,7 +100,7 @@ def select(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Contrast
     terms = [(groups.index(group), term) for group, term in zip(found, formula.random, strict=True)]
     coded = [_code_random(cp, groups[g], term) for g, term in terms]
     covariance, codings = _covariance(terms, coded, groups)
-    blocks = _blocks(cp, fixed, groups, codings)
+    blocks = code_blocks(cp, fixed, groups, codings)
     _check_identified(blocks, groups, covariance)
     return SelectedModel(formula, fixed, groups, codings, covariance, blocks, contrasts)
 
@@ -249,7 +249,8 @@ def _covariance(
     return RelativeCovariance(tuple(covariances), tuple(sizes)), codings
 
 
-def _blocks(cp: CrossProducts, fixed: FixedPart, groups: tuple[GroupProducts, ...], codings: tuple[Coding, ...]) -> ModelBlocks:
+def code_blocks(cp: CrossProducts, fixed: FixedPart, groups: tuple[GroupProducts, ...], codings: tuple[Coding, ...]) -> ModelBlocks:
+    """The crossproducts of coded columns; `groups` are those of `cp`, in the order of the codings."""
     G = fixed.basis
     positions = [next(i for i, group in enumerate(cp.groups) if group is wanted) for wanted in groups]
     coded = tuple(

@@ -9,10 +9,13 @@ from functools import cache
 import numba
 from threadpoolctl import ThreadpoolController
 
-#: Matrices below this order are factored by one BLAS thread. (On a busy machine two lose up to order 3000; beyond, they win.)
-_BLAS_ORDER = 3000
-#: Below this one OpenBLAS factors and solves in one thread by itself, and telling it so would cost more than the work.
-_BLAS_TINY = 48
+#: Columns of a dense matrix for each thread of LAPACK. At order 2000 two take 0.55 of the time of one on idle cores, at order
+#: 1142 0.6; but where others want these cores, too, they wait for each other, and take twice as long as one.
+_COLUMNS_A_THREAD = 1000
+#: The fronts of a sparse factor are many and small: up to a widest one of 2600 rows two threads were never faster than one.
+_FRONT = 3000
+#: Below this order OpenBLAS factors and solves in one thread by itself, and telling it so would cost more than the work.
+_TINY = 48
 #: Compiled loops with fewer multiplications than this run in one thread.
 _LOOP_WORK = 20_000_000
 
@@ -23,16 +26,30 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def blas_threads(order: int, tiny: int = _BLAS_TINY) -> Callable[[], contextlib.AbstractContextManager[object]]:
-    """A context for BLAS calls on matrices of one order; below `tiny` it does nothing."""
-    if order >= _BLAS_ORDER or order < tiny:
+def dense_threads(order: int) -> int:
+    """BLAS threads for a dense matrix of one order."""
+    return max(1, min(_threads(), order // _COLUMNS_A_THREAD))
+
+
+def front_threads(rows: int) -> int:
+    """BLAS threads for a sparse factor whose widest front has so many rows."""
+    return _threads() if rows >= _FRONT else 1
+
+
+def blas_limit(threads: int) -> Callable[[], contextlib.AbstractContextManager[object]]:
+    """A context in which BLAS takes no more threads than this, nor more than it would by itself."""
+    if threads >= _threads():
         return contextlib.nullcontext
-    return lambda: _controller().limit(limits=1, user_api="blas")
+    return lambda: _controller().limit(limits=min([threads, *_present()]), user_api="blas")
 
 
-def blas_count(order: int) -> int:
-    """Threads of such calls."""
-    return _threads() if order >= _BLAS_ORDER else 1
+def tiny(order: int) -> bool:
+    """Whether BLAS keeps a matrix of this order to one thread anyway."""
+    return order < _TINY
+
+
+def _present() -> list[int]:
+    return [library.num_threads for library in _controller().lib_controllers if library.user_api == "blas"]
 
 
 def _threads() -> int:

@@ -202,6 +202,24 @@ def test_bits_do_not_depend_on_threads(name: str, slopes: bool) -> None:
     assert found[0] == found[-1]
 
 
+@pytest.mark.parametrize("of", ["matrix", "factor"])
+def test_places_beyond_32_bits(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the matrix is too large for them, or its factor alone: the same numbers with 64-bit places."""
+    model = crossproducts("whole matrix").model()
+    theta = model.theta0 * 0.7
+    objective, gradient, root = model.objective(theta), model.gradient(theta), model.pls.factor
+    assert isinstance(root, SparseRoot)
+    assert root.indices.dtype == np.int32
+    matrix, factor = len(root.indices), int(root.factor.counts.sum())
+    assert matrix < factor
+    monkeypatch.setattr("bigmm.solver.cholmod._INT32_ENTRIES", matrix if of == "matrix" else factor)
+    model = crossproducts("whole matrix").model()
+    assert model.objective(theta) == pytest.approx(objective, rel=1e-13)
+    np.testing.assert_allclose(model.gradient(theta), gradient, rtol=1e-9, atol=1e-9)
+    assert isinstance(model.pls.factor, SparseRoot)
+    assert model.pls.factor.indices.dtype == np.int64
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_closed_pattern(name: str) -> None:
     """The pattern is that of |Z|'|Z| after elimination, for scalar and vector-valued terms."""

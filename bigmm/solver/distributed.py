@@ -1,0 +1,178 @@
+"""Penalized least squares whose leaves live elsewhere, in slices: each evaluation is a map over them and a sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import pandas as pd
+
+from bigmm.columns import Array
+from bigmm.crossproducts import CrossProducts
+from bigmm.errors import ModelError
+from bigmm.solver import leaf_slices
+from bigmm.solver.blocks import GroupBlocks, ModelBlocks
+from bigmm.solver.covariance import RelativeCovariance
+from bigmm.solver.layout import Index, Layout, Root
+from bigmm.solver.leaf_sums import LeafSums
+from bigmm.solver.model import LinearMixedModel
+from bigmm.solver.plan import Plan
+from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Reduced, Solution, upper_factor
+from bigmm.solver.roots import Arrangement, DenseRoot
+from bigmm.solver.select import SelectedModel
+from bigmm.solver.threads import loop_threads, looping
+
+
+class LeafMap(Protocol):
+    """Slices of leaves, wherever they are."""
+
+    def total(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> tuple[Any, ...]:
+        """Sum over the slices of what ``function(slice, *arguments)`` returns, part by part, in their order."""
+
+    def each(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What ``function(slice, *arguments)`` returns for each slice."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RemoteGroup(GroupBlocks):
+    """The leading factor, whose blocks are elsewhere.
+
+    Attributes
+    ----------
+    count : int
+        Levels.
+    gram : (k, k)
+        Sum of Z'Z over them.
+    """
+
+    count: int
+    gram: Array
+
+    @property
+    def q(self) -> int:
+        """Levels."""
+        return self.count
+
+    def square(self, column: int) -> float:
+        """Squared length of a column of Z."""
+        return float(self.gram[column, column])
+
+
+class DistributedLeastSquares(PenalizedLeastSquares):
+    """The root here, dense; the leaves in slices.
+
+    Parameters
+    ----------
+    blocks : ModelBlocks
+        The leading factor's group is a `RemoteGroup`.
+    covariance : RelativeCovariance
+    root : Root
+    leading : int
+    leaves : LeafMap
+    """
+
+    def __init__(self, blocks: ModelBlocks, covariance: RelativeCovariance, root: Root, leading: int, leaves: LeafMap) -> None:
+        self._dense = DenseRoot(root, None) if root.r else None
+        super().__init__(blocks, covariance, Arrangement(Layout(leading, None, root), self._dense))
+        self._elsewhere = leaves
+
+    def looping(self) -> AbstractContextManager[None]:
+        """One thread: the loops over leaves run elsewhere."""
+        return looping(loop_threads(0.0))
+
+    def _evaluate(self, values: Array) -> Evaluation:
+        self.templates = self.covariance.templates(values)
+        logdet, S, border, gram = self._elsewhere.total(leaf_slices.eliminate, self.leading_template, self.root_templates)
+        root_ZtXy = self.layout.root.ZtXy
+        if self._dense is not None:
+            self._dense.assemble_onto(self.root_templates, S)
+            self._dense.factorize()
+            logdet = logdet + self._dense.logdet()
+            root_ZtXy = self._dense.solve_L(self.scale(root_ZtXy, transposed=True) + border)
+        self.W = Reduced(None, root_ZtXy)
+        return Evaluation(values.copy(), float(logdet), upper_factor(self.blocks.XytXy - self.W.gram() - gram))
+
+    def leaf_sums(self, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
+        """What derivatives need of the leaves, and the directions' border."""
+        arguments = (self.leading_template, self.root_templates, U, coefficients, entries)
+        *sums, border = self._elsewhere.total(leaf_slices.derive, *arguments)
+        return LeafSums(*sums), border
+
+    def leaf_traces(self) -> Array:
+        """Sum of (W_j C_j Lambda) S^-1 (..)' over the leaves, (k, k)."""
+        assert self._dense is not None
+        (found,) = self._elsewhere.total(leaf_slices.traces, self.leading_template, self.root_templates, self._dense.inverse)
+        return np.asarray(found)
+
+    def solve(self, evaluation: Evaluation) -> Solution:
+        """Fixed effects and the root's conditional modes; none of the leaves, see `leading_effects`."""
+        assert self.W is not None
+        u = self.spherical(Reduced(None, self.W.root @ np.append(-evaluation.beta, 1.0)[:, None]))
+        b = [np.zeros((0, group.k)) for group in self.blocks.groups]
+        for g, part in zip(self.layout.root.groups, self.layout.root.split(self.scale(u)), strict=True):
+            b[g] = part[:, :, 0]
+        return Solution(evaluation.beta, tuple(b))
+
+    def leading_effects(self, evaluation: Evaluation) -> tuple[pd.Index, Array]:
+        """Levels of the leading factor, sorted, and their conditional modes."""
+        assert self.W is not None
+        residual = np.append(-evaluation.beta, 1.0)[:, None]
+        U = self.spherical(Reduced(None, self.W.root @ residual))
+        parts = self._elsewhere.each(leaf_slices.effects, self.leading_template, self.root_templates, U, residual)
+        levels = parts[0][0].append([part[0] for part in parts[1:]])
+        order = levels.argsort()
+        return levels[order], np.concatenate([part[1] for part in parts])[order]
+
+    def conditional_variances(self) -> NoReturn:
+        """Not from here.
+
+        Raises
+        ------
+        ModelError
+        """
+        raise ModelError("conditional variances need the leaves on this machine: collect() the crossproducts and fit them")
+
+
+class DistributedModel(LinearMixedModel):
+    """A model whose leaves live elsewhere; the same numbers as with leaves here, to rounding.
+
+    Parameters
+    ----------
+    cp : CrossProducts
+        Everything but the leaves.
+    selected : SelectedModel
+        Its blocks of the leading factor are a `RemoteGroup`.
+    reml : bool
+    root : Root
+    leading : int
+        Position of the leading factor among the model's.
+    leaves : LeafMap
+    """
+
+    def __init__(self, cp: CrossProducts, selected: SelectedModel, *, reml: bool, root: Root, leading: int, leaves: LeafMap) -> None:
+        super().__init__(cp, selected, reml=reml)
+        self._distributed = DistributedLeastSquares(selected.blocks, selected.covariance, root, leading, leaves)
+        self._leading = leading
+
+    @property
+    def pls(self) -> DistributedLeastSquares:
+        """The factorization."""
+        return self._distributed
+
+    def plan(self, memory: float | None = None) -> Plan:  # noqa: ARG002
+        """Not for leaves on workers, whose memory is theirs.
+
+        Raises
+        ------
+        ModelError
+        """
+        raise ModelError("a plan is for leaves on this machine: these are on the workers, and the root here is dense")
+
+    def effects(self, evaluation: Evaluation, solution: Solution) -> list[tuple[pd.Index, Array]]:
+        """Levels and conditional modes of every grouping factor."""
+        found = super().effects(evaluation, solution)
+        found[self._leading] = self.pls.leading_effects(evaluation)
+        return found
