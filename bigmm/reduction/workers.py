@@ -97,7 +97,10 @@ class Workers:
         except NoWorkerError as error:
             raise ClusterError(f"no worker is left ({error}): start workers and run again") from None
         except FutureCancelledError as error:
-            raise ClusterError(f"the scheduler dropped the pass ({error}): was it restarted? run again") from None
+            raise ClusterError(
+                f"the scheduler dropped the pass, or the connection to it was lost ({error.reason}): see that it runs and can be "
+                "reached, and run again; from a checkpoint, when there is one"
+            ) from None
         return slices
 
     def keep(self, future: Future, slices: int) -> tuple[Future, ...]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmm.errors import StorageError
-from bigmm.storage.remote import check_writable, remote, remote_folder, uploading
+from bigmm.storage.remote import UNFINISHED, check_writable, remote, remote_folder, uploading
 from bigmm.urls import is_url, without_secrets
 
 #: Raised when what is written changes; a version reads and writes one format.
@@ -87,7 +87,7 @@ def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) ->
 
 def _check_replaceable_url(url: str, kind: str) -> None:
     names = _remote_names(url)
-    if names and _kind_among(names) != kind:
+    if names and UNFINISHED not in names and _kind_among(names) != kind:
         raise StorageError(f"{without_secrets(url)!r} exists and holds something else than saved {kind}: choose another place")
 
 

@@ -1,8 +1,9 @@
 """Saved directories at URLs, in object stores for instance, which know neither folders nor renaming.
 
 A directory is written on this machine and uploaded, its manifest last and an old one removed first: a reader finds all
-of it or none of it. It is read by way of a copy on this machine, whose digests are compared. Credentials are the
-business of the file system's library, which takes them from the environment or from its own files.
+of it or none of it. What an upload that broke off has left is marked, so that the next one may replace it. It is read
+by way of a copy on this machine, whose digests are compared. Credentials are the business of the file system's library,
+which takes them from the environment or from its own files.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from bigmm.urls import without_secrets
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+#: An object that is there while others are uploaded.
+UNFINISHED = "unfinished"
 _LONGEST_REASON = 200
 
 
@@ -57,19 +60,21 @@ class RemoteFolder:
 
     def upload(self, folder: Path, last: str) -> None:
         """Make this a copy of a local folder that has no folders in it; `last` is the first to go and the last to come."""
-        old = self.names()
+        old = self.names() - {UNFINISHED}
         new = {file.name for file in folder.iterdir()}
+        self.filesystem.pipe_file(self.at(UNFINISHED), b"")
         if last in old:
             self.filesystem.rm_file(self.at(last))
         for name in [*sorted(new - {last}), last]:
             self.filesystem.put_file(str(folder / name), self.at(name))
         for name in old - new:
             self.filesystem.rm(self.at(name), recursive=True)
+        self.filesystem.rm_file(self.at(UNFINISHED))
 
     def download(self, folder: Path) -> None:
         """Copy the files directly inside to a new local folder."""
         folder.mkdir(parents=True)
-        for name in self.names():
+        for name in self.names() - {UNFINISHED}:
             if self.filesystem.isfile(self.at(name)):
                 self.filesystem.get_file(self.at(name), str(folder / name))
 

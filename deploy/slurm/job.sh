@@ -22,20 +22,21 @@ leave() {
 }
 trap leave EXIT
 
-# Run the driver and exit with its code; near the end of the job's time stop it and requeue the job.
+# Run the driver and exit with its code. Code 75, that what is done is in the checkpoint, requeues the job: the driver was stopped near the
+# end of the job's time (USR1, which --signal asks for), or its cluster was lost. A job that is cancelled (TERM) stays so.
 drive() {
-    local code driver requeue=
+    local code driver cancelled=
     "$@" &
     driver=$!
-    trap 'requeue=yes; kill -TERM $driver 2>/dev/null' USR1
-    trap 'kill -TERM $driver 2>/dev/null' TERM
+    trap 'kill -TERM $driver 2>/dev/null' USR1
+    trap 'cancelled=yes; kill -TERM $driver 2>/dev/null' TERM
     while :; do  # a signal ends `wait` before the driver ends
         code=0
         wait "$driver" || code=$?
         kill -0 "$driver" 2>/dev/null || break
     done
-    if [ -n "$requeue" ] && [ "$code" != 0 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${BIGMM_RESTARTS:-20}" ]; then
-        scontrol requeue "$SLURM_JOB_ID"
+    if [ "$code" = 75 ] && [ -z "$cancelled" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${BIGMM_RESTARTS:-20}" ]; then
+        scontrol requeue "$SLURM_JOB_ID" || true
     elif [ "$code" = 0 ] && [ -z "${BIGMM_CHECKPOINT:-}" ]; then
         rm -rf "$job"
     fi

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,10 +28,9 @@ pytestmark = [
 ]
 
 FORMULA = "y ~ x + (x | g) + (1 | h)"
-CHUNKS = 2400
-#: Dask gives up a silent connection after this; its default is 30 s.
-TIMEOUT = "5s"
-ENVIRONMENT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": TIMEOUT, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": TIMEOUT}
+CHUNKS = 4000
+#: Dask gives up a silent connection after this; its default is 30 s, and less than 12 s it refuses.
+ENVIRONMENT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s"}
 PYTHON = [sys.executable, "-m"]
 
 
@@ -44,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         x = rng.normal(size=200)
         columns = {"g": rng.integers(0, 400, 200), "h": rng.choice(list("abcdef"), 200), "x": x, "y": x + rng.normal(size=200)}
         pq.write_table(pa.table(columns), folder / f"rows/{number}.parquet")
-    subprocess.run([*PYTHON, "bigmm", "reduce", FORMULA, "rows", "--workers", "0", "--out", "undisturbed"], cwd=folder, check=True)
+    subprocess.run(
+        [*PYTHON, "bigmm", "reduce", FORMULA, "rows", "--workers", "0", "--out", "undisturbed"], cwd=folder, check=True, capture_output=True
+    )
     return folder
 
 
@@ -97,6 +99,11 @@ class Network:
         """Whether the crossproducts are those of the undisturbed pass, to the bit."""
         return (self.logs / "found/crossproducts.json").read_bytes() == (self.folder / "undisturbed/crossproducts.json").read_bytes()
 
+    def forget(self) -> None:
+        """Remove what a pass has left."""
+        shutil.rmtree(self.logs / "found")
+        shutil.rmtree(self.logs / "ck")
+
     def stop(self) -> None:
         for process in reversed(self.processes):
             with contextlib.suppress(ProcessLookupError):
@@ -125,6 +132,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, network: Network) 
 
 
 def test_a_worker_is_cut_off_and_comes_back(network: Network) -> None:
+    """It comes back by itself within 30 s, so that the other one can be cut off then."""
     driver = network.start_driver()
     address = f"tcp://{network.hosts.address('one')}:"
     wait_until(lambda: network.done() >= 3, 120, network)
@@ -132,10 +140,13 @@ def test_a_worker_is_cut_off_and_comes_back(network: Network) -> None:
     lost = wait_until(lambda: f"Remove worker addr: {address}" in network.log("head"), 120, network)
     before = network.log("head").count(f"Register worker addr: {address}")
     network.hosts.restore("one")
-    back = wait_until(lambda: network.log("head").count(f"Register worker addr: {address}") > before, 60, network)
-    assert driver.poll() is None  # else the pass was over before
+    back = wait_until(lambda: network.log("head").count(f"Register worker addr: {address}") > before, 30, network)
     assert driver.wait() == 0, network.log("driver")
+    assert network.is_right()
     print(f"the loss was noticed after {lost:.1f} s, and the worker was back {back:.1f} s after the link")
+    network.hosts.cut("two")
+    network.forget()
+    assert network.start_driver().wait() == 0, network.log("driver")
     assert network.is_right()
 
 
@@ -159,9 +170,10 @@ def test_the_driver_is_cut_off(network: Network) -> None:
     code = driver.wait(timeout=240)
     last = network.log("driver").splitlines()[-1]
     print(last)
-    assert code == 2
+    assert code == 75  # resume me
     assert last.startswith("bigmm: error: ")
     assert "scheduler" in last
+    assert "run again" in last
     assert not (network.logs / "found").exists()
     kept = network.done()
     assert 3 <= kept < CHUNKS // 16

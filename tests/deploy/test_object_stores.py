@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,10 +103,12 @@ def run(*arguments: str, code: int = 0, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def manifest(directory: str, name: str = "crossproducts.json") -> dict[str, object]:
-    """What a saved directory is, but for where its data are: the digest of a plan knows the entity tags of its files."""
-    content = s3fs.S3FileSystem().cat(f"{directory}/{name}") if directory.startswith("s3:") else Path(directory, name).read_bytes()
-    return {key: value for key, value in json.loads(content).items() if key != "digest"}
+def manifest(directory: str) -> dict[str, object]:
+    """What saved crossproducts are, but for where their rows are: the plan's digest and the sources know the names of files."""
+    filesystem = s3fs.S3FileSystem() if directory.startswith("s3:") else fsspec.filesystem("file")
+    found = json.loads(filesystem.cat_file(f"{directory}/crossproducts.json"))
+    del found["plan_digest"], found["files"]["sources.parquet"]
+    return dict(found)
 
 
 def test_a_job_from_rows_to_predictions(rows: str, bucket: str, files: Path, tmp_path: Path) -> None:
@@ -127,6 +130,8 @@ def test_a_job_from_rows_to_predictions(rows: str, bucket: str, files: Path, tmp
     assert predicted.tolist() == expected.predict(pd.read_parquet(files / "0.parquet")).tolist()
     filesystem = s3fs.S3FileSystem(skip_instance_cache=True)
     stored = b"".join(map(filesystem.cat_file, filesystem.find(bucket)))
+    with filesystem.open(f"{bucket}/cp/sources.parquet") as file:  # compressed
+        stored += pd.read_parquet(file).to_csv().encode()
     for secret in SECRETS.values():
         assert secret not in said
         assert secret.encode() not in stored
@@ -186,6 +191,7 @@ def test_what_is_replaced_is_whole_or_gone(bucket: str, files: Path, monkeypatch
         bigmm.load(f"{bucket}/cp")
     # the manifest's digests find an object that was damaged
     cp.save(f"{bucket}/cp")
+    assert "unfinished" not in str(s3fs.S3FileSystem(skip_instance_cache=True).ls(f"{bucket}/cp"))
     s3fs.S3FileSystem().pipe(f"{bucket}/cp/levels-0.parquet", b"damaged")
     with pytest.raises(StorageError, match=rf"'{bucket}/cp/levels-0.parquet' is damaged"):
         bigmm.load(f"{bucket}/cp")

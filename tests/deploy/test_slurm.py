@@ -155,8 +155,22 @@ def test_requeued_before_its_time_is_up(cluster: dict[str, str], shared: Path, u
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=cluster, check=True)
     wait_until(lambda: shown(cluster, job)["Restarts"] == "1", 60, log)
     text = finish(cluster, shared, job)
-    assert "bigmm: terminated" in text
+    assert "--resume" in text  # what the driver said when it was stopped
     assert (shared / "requeued.cp/crossproducts.json").read_bytes() == (undisturbed / "crossproducts.json").read_bytes()
+
+
+def test_a_cancelled_job_stays_cancelled(cluster: dict[str, str], shared: Path) -> None:
+    """Its checkpoint stays too, for another job; the keys do not."""
+    job = submit(cluster, shared, str(DEPLOY / "slurm/bigmm.sbatch"), "reduce", FORMULA, "many", "--out", "cancelled.cp")
+    log = shared / f"bigmm-{job}.log"
+    wait_until(lambda: done_batches(shared / f"bigmm-{job}/checkpoint") > 0, 120, log)
+    subprocess.run(["scancel", job], env=cluster, check=True)
+    wait_until(lambda: not squeue(cluster, f"--jobs={job}"), 60, log)
+    assert shown(cluster, job)["JobState"] == "CANCELLED"
+    assert shown(cluster, job)["Restarts"] == "0"
+    assert done_batches(shared / f"bigmm-{job}/checkpoint") > 0
+    assert not (shared / "cancelled.cp").exists()
+    wait_until(lambda: not (shared / f"bigmm-{job}/run").exists(), 30, log)
 
 
 def test_adaptive_workers(cluster: dict[str, str], shared: Path, undisturbed: Path) -> None:
@@ -183,11 +197,10 @@ def test_adaptive_workers(cluster: dict[str, str], shared: Path, undisturbed: Pa
 
 def worker_jobs(cluster: dict[str, str]) -> list[str]:
     """Jobs of workers that are running or waiting."""
-    found = subprocess.run(
-        ["squeue", "--noheader", "--name=bigmm-worker", "--states=PD,R", "--format=%i"],
-        env=cluster,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    return squeue(cluster, "--name=bigmm-worker", "--states=PD,R")
+
+
+def squeue(cluster: dict[str, str], *selection: str) -> list[str]:
+    """Numbers of jobs that Slurm has not done with."""
+    found = subprocess.run(["squeue", "--noheader", "--format=%i", *selection], env=cluster, capture_output=True, text=True, check=True)
     return found.stdout.split()

@@ -101,11 +101,13 @@ def test_nothing_outlives_a_killed_job(job: tuple[list[str], dict[str, str]], tm
     try:
         address = _eventually(lambda: next(iter(_addresses(tmp_path)), None))
         _eventually(lambda: len(_workers_at(address)) >= 2)
-        os.kill(running.pid, signal.SIGKILL)
+        running.kill()
+        running.wait()
         _eventually(lambda: not _workers_at(address))
     finally:
-        os.killpg(running.pid, signal.SIGKILL)  # the scheduler and the driver of a script that could not stop them
+        running.kill()
         running.wait()
+        os.killpg(running.pid, signal.SIGKILL)  # the scheduler and the driver of a script that could not stop them
 
 
 def _addresses(folder: Path) -> list[str]:
