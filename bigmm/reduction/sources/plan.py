@@ -36,7 +36,7 @@ def plan_data(
     data: object,
     columns: Sequence[str],
     *,
-    chunk_bytes: int = 64 * 2**20,
+    chunk_bytes: int = 32 * 2**20,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Cut data into an ordered plan of chunks.
