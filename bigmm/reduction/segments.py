@@ -50,7 +50,16 @@ def _full(segments: list[Segment]) -> list[Segment]:
 
 
 def total(segments: list[Segment]) -> CrossProducts:
-    """The sum of everything: slices side by side, for the compiled loops let one another run, then their sum."""
-    slices = list(zip(*(segment.slices for segment in segments), strict=True))
+    """The sum of everything; the segments are used up, so that no more than two copies of anything are held.
+
+    Slices are added up side by side, for the compiled loops let one another run, and then to one another.
+    """
+    slices = [[segment.slices[number] for segment in segments] for number in range(len(segments[0].slices))]
+    segments.clear()
+
+    def add_up(number: int) -> CrossProducts:
+        parts, slices[number] = slices[number], []
+        return add(parts)
+
     with ThreadPoolExecutor(min(len(slices), len(os.sched_getaffinity(0)))) as pool:
-        return add(list(pool.map(add, slices)))
+        return add(list(pool.map(add_up, range(len(slices)))))
