@@ -79,4 +79,4 @@ def lmer(
     model = cp.model(reml=reml, contrasts=contrasts)
     if progress is None:
         return model.fit(start=start, optimizer=optimizer)
-    return model.fit(start, optimizer, lambda number, _theta, value: progress(Progress("optimize", number, None, value)))
+    return model.fit(start, optimizer, lambda number, theta, value: progress(Progress("optimize", number, None, value, theta=tuple(theta))))

@@ -20,9 +20,10 @@ from bigmm.formula import parse_formula
 from bigmm.reduction.accounts import check_accounts
 from bigmm.reduction.append import new_files, with_constants_of, without_skipped
 from bigmm.reduction.arguments import check_column_names
-from bigmm.reduction.cluster import SMALL_BYTES, connect
+from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import ProgressCallback
 from bigmm.reduction.run import RunOptions, run_pass
+from bigmm.reduction.settings import byte_count
 from bigmm.reduction.sources import Plan, kind_of, plan_data
 from bigmm.reduction.work import OnError
 
@@ -93,7 +94,9 @@ def reduce(
     LabelError
         For another formula, weights, offset or kinds of columns than those of `into`.
     ClusterError
-        When no scheduler answers or no worker is left.
+        When no scheduler answers, no worker is left, or workers have no bigmm of this version.
+    SettingError
+        For a value of bigmm's in Dask's configuration that means nothing.
     StorageError
         When the checkpoint cannot be written, or belongs to another pass.
     """
@@ -139,7 +142,7 @@ def _as_level(category: Level) -> Level:
 
 def _is_small(plan: Plan) -> bool:
     sizes = [chunk.nbytes for chunk in plan.chunks]
-    return plan.in_memory or (all(sizes) and sum(sizes) <= SMALL_BYTES)
+    return plan.in_memory or (all(sizes) and sum(sizes) <= byte_count("small-bytes"))
 
 
 def _check_rows(cp: CrossProducts) -> None:
