@@ -12,7 +12,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bigmm.errors import BigmmError, ClusterError, DataError, FormulaError, LabelError, ModelError, PrecisionWarning, StorageError
+from bigmm.errors import (
+    BigmmError,
+    ClusterError,
+    DataError,
+    FormulaError,
+    LabelError,
+    ModelError,
+    PrecisionWarning,
+    SettingError,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     from bigmm.addition import merge
@@ -43,6 +53,7 @@ __all__ = [
     "PrecisionWarning",
     "Progress",
     "RemoteCrossProducts",
+    "SettingError",
     "StorageError",
     "lmer",
     "load",

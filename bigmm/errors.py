@@ -60,5 +60,9 @@ class StorageError(BigmmError):
     """Saved crossproducts or fits that cannot be read: absent, damaged, of another version."""
 
 
+class SettingError(BigmmError):
+    """A value in Dask's configuration under ``bigmm`` that means nothing there."""
+
+
 class PrecisionWarning(UserWarning):
     """Crossproducts in double precision cannot carry the digits that a model asks for."""

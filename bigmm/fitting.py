@@ -78,7 +78,7 @@ def lmer(
     check_contrasts({} if contrasts is None else contrasts, parsed.fixed)
     on_pass = {"weights": weights, "offset": offset, "na_action": na_action, "progress": progress, "storage_options": storage_options}
     if leaves == "workers":
-        with connect(client, small=False) as connected:
+        with connect(client, here=False) as connected:
             if connected is None:
                 raise ClusterError("leaves='workers' needs a cluster: pass a client, an address or a number of processes")
             remote = reduce_on_workers(formula, data, connected, **on_pass)  # type: ignore[arg-type]
@@ -92,4 +92,4 @@ def _search(
 ) -> LinearMixedModelFit:
     if progress is None:
         return model.fit(start=start, optimizer=optimizer)
-    return model.fit(start, optimizer, lambda number, _theta, value: progress(Progress("optimize", number, None, value)))
+    return model.fit(start, optimizer, lambda number, theta, value: progress(Progress("optimize", number, None, value, theta=tuple(theta))))

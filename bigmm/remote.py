@@ -152,7 +152,7 @@ def reduce_on_workers(
     design = blank_design(formula, weights, offset, na_action, on_error)
     plan = plan_data(data, design.names, storage_options=storage_options)
     design = design_for_plan(design, plan)
-    with connect(client, small=False) as connected:
+    with connect(client, here=False) as connected:
         assert connected is not None
         slices, slicing = run_on_workers(plan, design, connected, RunOptions(on_error=on_error, progress=progress))
     leading = next(position for position, group in enumerate(design.groups) if group.names == slicing.names)

@@ -8,14 +8,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client
 
 import bigmm
-from bigmm.cli import doctor
 from bigmm.crossproducts import CrossProducts
+from bigmm.reduction import versions
 from bigmm.reduction.cluster import local_cluster
 from tests.test_cli import finish, run, run_well, spawn
 
@@ -100,9 +101,9 @@ class TestDoctor:
         assert "CHOLMOD                    3." in result.stdout
         assert "a fit with a known answer  right\n" in result.stdout
 
-    def test_nobody_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bigmm.reduction.cluster._CONNECT", 0.5)
-        result = run("doctor", "--scheduler", "tcp://127.0.0.1:1")
+    def test_nobody_answers(self) -> None:
+        with dask.config.set({"bigmm.timeouts.connect": "500 ms"}):
+            result = run("doctor", "--scheduler", "tcp://127.0.0.1:1")
         assert (result.exit_code, result.stderr) == (2, "bigmm: error: 1 of these need attention\n")
         assert "-> see that it runs and can be reached from here" in result.stdout
 
@@ -110,8 +111,8 @@ class TestDoctor:
     def test_a_cluster(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         address = client.scheduler.address
         assert "workers                    1 with 1 threads\n" in run_well("doctor", "--scheduler", address).stdout
-        real = doctor._version
-        monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name == "pyarrow" else real(name))
+        real = versions.version_of
+        monkeypatch.setattr(versions, "version_of", lambda name: "1.0" if name == "pyarrow" else real(name))
         result = run("doctor", "--scheduler", address)
         assert result.exit_code == 2
         assert "pyarrow                    1.0 here, but " in result.stdout

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import bigmm
 from bigmm.errors import ClusterError
+from bigmm.reduction.settings import changed
+from bigmm.reduction.versions import cluster_versions, mismatches, version_of
 
 _PACKAGES = (
     "dask", "distributed", "numpy", "scipy", "pandas", "pyarrow", "formulaic", "scikit-sparse", "nlopt", "numba", "fsspec",
     "polars", "s3fs", "matplotlib",
 )  # fmt: skip
-#: Packages whose versions must agree on client, scheduler and workers: what travels between them is theirs.
-_SHARED = ("python", "dask", "distributed", "numpy", "pandas", "pyarrow", "bigmm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +43,13 @@ def examine(scheduler: str | None) -> Iterator[Finding]:
     yield Finding("bigmm", bigmm.__version__)
     yield Finding("Python", f"{platform.python_version()} on {platform.platform(terse=True)}")
     for package in _PACKAGES:
-        yield Finding(package, _version(package) or "not installed")
+        yield Finding(package, version_of(package) or "not installed")
     yield from _libraries()
     yield Finding("memory", f"{_available_memory() / 2**30:.1f} GiB available, {len(os.sched_getaffinity(0))} processors")
+    yield from _settings()
     yield _arithmetic()
     if scheduler is not None:
         yield from _cluster(scheduler)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _libraries() -> Iterator[Finding]:
@@ -101,31 +93,18 @@ def _cluster(scheduler: str) -> Iterator[Finding]:
     from bigmm.reduction.cluster import connect
 
     try:
-        with connect(scheduler, small=False) as client:
+        with connect(scheduler, here=False, check=False) as client:
             assert client is not None
-            identity = client.scheduler_info()
             yield Finding("scheduler", client.scheduler.address)
-            workers = client.run(_describe_process)
-            yield Finding("workers", f"{len(workers)} with {sum(worker['threads'] for worker in workers.values())} threads")
-            processes = {**workers, f"the scheduler ({identity['id']})": client.run_on_scheduler(_describe_process)}
-            yield from _differences(_describe_process(), processes)
+            workers = client.scheduler_info()["workers"]
+            yield Finding("workers", f"{len(workers)} with {sum(worker['nthreads'] for worker in workers.values())} threads")
+            for mismatch in mismatches(cluster_versions(client)):
+                yield Finding(mismatch.package, mismatch.text, "install the same version everywhere")
     except ClusterError as error:
         yield Finding("scheduler", str(error), "see that it runs and can be reached from here")
 
 
-def _describe_process(dask_worker: Any = None) -> dict[str, Any]:
-    """Versions in one process of the cluster; runs there, on the scheduler too, which Dask passes in the place of a worker."""
-    versions = {"python": platform.python_version(), **{name: _version(name) for name in _SHARED[1:]}}
-    return {"versions": versions, "threads": getattr(getattr(dask_worker, "state", None), "nthreads", 0)}
-
-
-def _differences(own: dict[str, Any], processes: dict[str, dict[str, Any]]) -> Iterator[Finding]:
-    for name in _SHARED:
-        theirs: dict[Any, list[str]] = {}
-        for where, found in processes.items():
-            theirs.setdefault(found["versions"][name], []).append(where)
-        other = {version: places for version, places in theirs.items() if version != own["versions"][name]}
-        if not other:
-            continue
-        shown = "; ".join(f"{version or 'none'} on {', '.join(places[:3])}" for version, places in other.items())
-        yield Finding(name, f"{own['versions'][name]} here, but {shown}", "install the same version everywhere")
+def _settings() -> Iterator[Finding]:
+    """What is set in Dask's configuration, under the names that bigmm.yaml has or others."""
+    for name, value, known in changed():
+        yield Finding(f"bigmm.{name}", str(value), "" if known else "there is no such setting: see bigmm.yaml for those that there are")

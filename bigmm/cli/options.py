@@ -80,7 +80,7 @@ def data_options(command: Command) -> Command:
             metavar="N",
             type=click.IntRange(min=0),
             help="Start N processes on this machine; 0 works in this process. "
-            "Without it and --scheduler: one a processor, or none for small data.",
+            "Without it and --scheduler threads of this process do the work.",
         ),
         click.option(
             "--checkpoint",

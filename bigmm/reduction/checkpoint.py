@@ -142,7 +142,7 @@ def _identity(work: Work, plan_digest: str) -> dict[str, Any]:
 
 #: What a person calls the parts of an identity.
 _NAMES = {
-    "data": "files, or files that have changed",
+    "data": "files, for files that have changed, or for another bigmm.chunk-bytes",
     "formula": "formula",
     "weights": "weights",
     "offset": "offset",

@@ -8,22 +8,22 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
+import uuid
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.scheduler import NoWorkerError
 
 from bigmm.errors import ClusterError
+from bigmm.reduction.settings import seconds, setting
+from bigmm.reduction.versions import check_versions
 
-#: Seconds to wait for a scheduler to answer, and for its first worker.
-_CONNECT = 10
-_FIRST_WORKER = 60
 #: Most characters that are read of a scheduler file, which could be any file by mistake.
 _SCHEDULER_FILE = 2**20
-#: Files below this size in all are reduced in this process: a cluster would take longer to start.
-SMALL_BYTES = 64 * 2**20
 
 #: Without these a lost worker is waited for without end, a stopped one for ten minutes, and preempted workers are
 #: blamed on their tasks.
@@ -40,30 +40,32 @@ _QUIET_WORKERS = {
 
 
 @contextlib.contextmanager
-def connect(client: Any, *, small: bool) -> Iterator[Client | None]:
+def connect(client: Any, *, here: bool, check: bool = True) -> Iterator[Client | None]:
     """A client to reduce with, or None to reduce in this process.
 
     Parameters
     ----------
     client : None, Client, str, cluster or int
-        None takes the running client, if there is one; else nothing for small data, and a local cluster for the rest.
+        None takes the running client, if there is one; else nothing where that will do, and a local cluster otherwise.
         Text is a scheduler's address or the path of a scheduler file, a number the processes of a local cluster: 0 is
         this process.
-    small : bool
-        The data need no cluster.
+    here : bool
+        Without a cluster this process can do the work.
+    check : bool
+        Refuse a cluster with another bigmm; see `check_versions`.
 
     Raises
     ------
     ClusterError
-        When no scheduler answers, or it has no worker.
+        When no scheduler answers, it has no worker, or workers have no bigmm of this version.
     """
     if client is None:
         client = _running()
-        if client is None and small:
+        if client is None and here:
             yield None
             return
     if isinstance(client, Client):
-        yield _with_workers(client)
+        yield _ready(client, check)
     elif isinstance(client, int) and client == 0:
         yield None
     elif client is None or (isinstance(client, int) and client > 0):
@@ -71,7 +73,7 @@ def connect(client: Any, *, small: bool) -> Iterator[Client | None]:
             yield started
     elif isinstance(client, str) or hasattr(client, "scheduler_address"):
         with _connected(client) as connected:
-            yield _with_workers(connected)
+            yield _ready(connected, check)
     else:
         raise ClusterError(f"client={client!r}: expected a Dask client, a cluster, a scheduler's address, or a number of processes")
 
@@ -90,7 +92,7 @@ def local_cluster(workers: int | None = None) -> Iterator[Client]:
     Parameters
     ----------
     workers : int, optional
-        Processes; one a processor unless given.
+        Processes; unless given those of the settings, or one a processor.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def local_cluster(workers: int | None = None) -> Iterator[Client]:
     """
     if getattr(multiprocessing.process.current_process(), "_inheriting", False):
         raise ClusterError("a local cluster starts this script again in each worker: put the call under `if __name__ == '__main__':`")
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or setting("local-cluster.workers") or len(os.sched_getaffinity(0))
     with (
         dask.config.set({**_CONFIG, **_QUIET_WORKERS}),
         _starting(count) as cluster,
@@ -123,7 +125,9 @@ def _starting(count: int) -> LocalCluster:
             processes=True,
             host="127.0.0.1",
             dashboard_address=None,
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # without a dashboard it still listens, on 8787 and everywhere
+            memory_limit=setting("local-cluster.memory-limit"),
+            # Without a dashboard it still listens, on 8787 and everywhere.
+            scheduler_kwargs={"dashboard_address": setting("local-cluster.dashboard-address")},
             silence_logs=logging.CRITICAL,
         )
     except (OSError, RuntimeError) as error:
@@ -164,12 +168,12 @@ def _address(path: str) -> str:
 
 def _client(where: Any) -> Client:
     """A client; one that fails half-made is closed here, where that is quiet."""
-    client = Client.__new__(Client)
+    client, timeout = Client.__new__(Client), seconds("timeouts.connect")
     try:
-        client.__init__(where, timeout=_CONNECT, set_as_default=False)
+        client.__init__(where, timeout=timeout, set_as_default=False)
     except BaseException:
         with contextlib.suppress(Exception):
-            client.close(timeout=_CONNECT)
+            client.close(timeout=timeout)
         raise
     return client
 
@@ -179,11 +183,24 @@ def _short(error: BaseException) -> str:
     return text.splitlines()[0][:160] if text else type(error).__name__
 
 
-def _with_workers(client: Client) -> Client:
-    try:
-        client.wait_for_workers(1, timeout=_FIRST_WORKER)
-    except TimeoutError:
-        raise ClusterError(
-            f"the scheduler at {client.scheduler.address!r} has had no worker for {_FIRST_WORKER} s: start workers and run again"
-        ) from None
+def _ready(client: Client, check: bool) -> Client:
+    """A client whose workers are there and can do the work."""
+    _wait_for_worker(client)
+    if check:
+        check_versions(client)
     return client
+
+
+def _wait_for_worker(client: Client) -> None:
+    """Have a first task done: a cluster that adapts starts no worker before there is one."""
+    patience = seconds("timeouts.first-worker")
+    if client.scheduler_info(n_workers=1)["workers"]:
+        return
+    first = client.submit(time.time, key=f"bigmm-hello-{uuid.uuid4().hex}", pure=False)
+    try:
+        first.result(patience)
+    except (TimeoutError, NoWorkerError):
+        first.cancel()
+        raise ClusterError(
+            f"the scheduler at {client.scheduler.address!r} has had no worker for {patience:g} s: start workers and run again"
+        ) from None

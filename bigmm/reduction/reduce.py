@@ -20,7 +20,7 @@ from bigmm.formula import parse_formula
 from bigmm.reduction.accounts import check_accounts
 from bigmm.reduction.append import new_files, with_constants_of, without_skipped
 from bigmm.reduction.arguments import check_column_names
-from bigmm.reduction.cluster import SMALL_BYTES, connect
+from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import ProgressCallback
 from bigmm.reduction.run import RunOptions, run_pass
 from bigmm.reduction.sources import Plan, kind_of, plan_data
@@ -60,8 +60,8 @@ def reduce(
         Drop and count incomplete rows, or refuse them.
     client : Client, cluster, str or int, optional
         A Dask client or cluster, a scheduler's address or file, or a number of processes to start here (0: this one
-        works alone). None finds the running client; without one, data in memory and small files are reduced in this
-        process, and larger data on a local cluster that is closed at the end.
+        works alone). None finds the running client; without one, files and data in memory are reduced by threads of this
+        process, and a Dask frame on a local cluster that is closed at the end.
     checkpoint : path or URL, optional
         Directory that what is done is written to after every batch of chunks. A pass that was killed and is run again
         with the same arguments goes on from there, with the same bits at the end. It may be removed when the pass is done.
@@ -93,7 +93,9 @@ def reduce(
     LabelError
         For another formula, weights, offset or kinds of columns than those of `into`.
     ClusterError
-        When no scheduler answers or no worker is left.
+        When no scheduler answers, no worker is left, or workers have no bigmm of this version.
+    SettingError
+        For a value of bigmm's in Dask's configuration that means nothing.
     StorageError
         When the checkpoint cannot be written, or belongs to another pass.
     """
@@ -107,7 +109,7 @@ def reduce(
     plan = plan_data(data, design.names, storage_options=storage_options)
     design = design_for_plan(design, plan)
     design = design if into is None else with_constants_of(into, design)
-    with connect(client, small=_is_small(plan)) as connected:
+    with connect(client, here=_can_read_here(plan)) as connected:
         cp = run_pass(plan, design, connected, RunOptions(checkpoint, resume, on_error, progress))
     check_result(plan, cp)
     sources = add_sources([cp.sources, skipped_sources(plan.empty)])
@@ -147,9 +149,12 @@ def _as_level(category: Level) -> Level:
     return pd.Timestamp(category) if isinstance(category, datetime.date) else category
 
 
-def _is_small(plan: Plan) -> bool:
-    sizes = [chunk.nbytes for chunk in plan.chunks]
-    return plan.in_memory or (all(sizes) and sum(sizes) <= SMALL_BYTES)
+def _can_read_here(plan: Plan) -> bool:
+    """Whether threads of this process may take the place of a cluster: faster on one machine, for nothing travels.
+
+    The partitions of a Dask frame may need whatever made them: these ask for a cluster.
+    """
+    return plan.in_memory or all(chunk.nbytes for chunk in plan.chunks)
 
 
 def _check_rows(cp: CrossProducts) -> None:

@@ -74,7 +74,7 @@ def _collect(executor: Executor, work: Work, tally: Tally, checkpoint: Checkpoin
     """The sum of all batches; those that a checkpoint has are not done again."""
     segments = [] if checkpoint is None else checkpoint.load()
     first = segments[-1].stop if segments else 0
-    tally.batches_done(first)
+    tally.begin(first)
     for slices in batch_results(executor, work, first):
         segments = extended(segments, slices)
         if checkpoint is not None:

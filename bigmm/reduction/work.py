@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +15,11 @@ from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
 from bigmm.errors import UnreadableError
 from bigmm.reduction.partial import sliced_crossproducts
+from bigmm.reduction.progress import ChunkReport
 from bigmm.reduction.slices import Slicing
 from bigmm.reduction.sources import Chunk
+
+logger = logging.getLogger(__name__)
 
 #: Crossproducts of some chunks, one for each slice of the leading factor's levels.
 Slices: TypeAlias = tuple[CrossProducts, ...]
@@ -69,27 +74,6 @@ class ChunkTask:
     on_error: OnError = "raise"
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkReport:
-    """What one chunk took.
-
-    Attributes
-    ----------
-    number : int
-        Its position in the plan.
-    rows, nbytes : int
-        Rows read, and bytes by the plan (0 when unknown).
-    started, stopped : float
-        Seconds since the epoch, by the clock of the process that did it.
-    """
-
-    number: int
-    rows: int
-    nbytes: int
-    started: float
-    stopped: float
-
-
 Report: TypeAlias = Callable[[ChunkReport], None]
 
 
@@ -115,9 +99,12 @@ def reduce_chunk(task: ChunkTask, report: Report, frame: Any = None) -> Slices:
     except UnreadableError as error:
         if task.on_error == "raise":
             raise
-        return _skipped(task, str(error))
-    parts = sliced_crossproducts(table, task.design, task.slicing, chunk.name, chunk.origins)
-    report(ChunkReport(task.number, table.num_rows, chunk.nbytes, started, time.time()))
+        parts, rows, skipped = _skipped(task, str(error)), 0, True
+    else:
+        parts, rows, skipped = sliced_crossproducts(table, task.design, task.slicing, chunk.name, chunk.origins), table.num_rows, False
+    stopped, thread = time.time(), threading.get_native_id()
+    logger.debug("chunk %d, %s: %d rows in %.3f s", task.number, chunk.name, rows, stopped - started)
+    report(ChunkReport(task.number, rows, chunk.nbytes, started, stopped, thread=thread, skipped=skipped))
     return parts
 
 

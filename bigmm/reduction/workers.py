@@ -15,20 +15,16 @@ from typing import Any, Self
 
 from distributed import Client, Future, get_worker
 from distributed.client import FutureCancelledError
-from distributed.scheduler import KilledWorker, NoWorkerError
+from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
 from bigmm.errors import ClusterError
+from bigmm.reduction.progress import ChunkReport
+from bigmm.reduction.settings import count, resources, seconds, setting
 from bigmm.reduction.tally import Tally
-from bigmm.reduction.work import BATCH, ChunkReport, ChunkTask, Slices, reduce_chunk
+from bigmm.reduction.work import BATCH, ChunkTask, Slices, reduce_chunk
 
-#: Seconds between two looks at a running batch, and between two questions to the scheduler.
+#: Seconds between two looks at a running batch.
 _LOOK = 0.5
-ASK = 20.0
-#: Seconds without any worker, or without an answer of the scheduler, until a pass is given up.
-NO_WORKERS = 300.0
-NO_ANSWER = 60.0
-#: Batches under way: at least two, enough chunks to give every thread two, and no more than this.
-_MOST_BATCHES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,8 @@ class LogEvent:
 
     def __call__(self, report: ChunkReport) -> None:
         """Send it."""
-        get_worker().log_event(self.topic, asdict(report))
+        worker = get_worker()
+        worker.log_event(self.topic, asdict(dataclasses.replace(report, worker=worker.address)))
 
 
 class Workers:
@@ -56,23 +53,34 @@ class Workers:
         self._client, self._tally = client, tally
         self._run = uuid.uuid4().hex  # keys that no other run shares: earlier results must not be taken for this one's
         self._merges = self._threads = 0
+        self._resources = resources()
+        self._forwards = bool(setting("forward-logs"))
+        self._patience = {name: seconds(f"timeouts.{name}") for name in ("ask", "no-answer", "no-workers")}
 
     @property
     def window(self) -> int:
         """Batches under way, by the threads that the cluster has now."""
         with contextlib.suppress(OSError):  # whether the scheduler is there is for `result` to find out
-            identity = self._client.sync(self._client.scheduler.identity, callback_timeout=NO_ANSWER)
-            self._threads = sum(worker["nthreads"] for worker in identity["workers"].values())
-        return min(2 + -(-2 * self._threads // BATCH), _MOST_BATCHES)
+            self._threads = sum(worker["nthreads"] for worker in self._fit_workers(self._patience["no-answer"]))
+        return min(2 + -(-2 * self._threads // BATCH), max(count("batches"), 2))
+
+    def _fit_workers(self, timeout: float) -> list[dict[str, Any]]:
+        """Workers that may be given chunks, as the scheduler itself knows them: the client's knowledge may be old."""
+        identity = self._client.sync(self._client.scheduler.identity, callback_timeout=timeout)
+        return [
+            worker
+            for worker in identity["workers"].values()
+            if all(worker["resources"].get(name, 0) >= amount for name, amount in self._resources.items())
+        ]
 
     def submit_chunk(self, task: ChunkTask) -> Future:
         """Start a chunk; a partition of a Dask frame is computed where its reduction runs."""
         key, report = f"bigmm-reduce-{task.number}-{self._run}", LogEvent(self._topic)
         delayed = getattr(task.chunk, "delayed", None)
         if delayed is None:
-            return self._client.submit(reduce_chunk, task, report, key=key)
+            return self._client.submit(reduce_chunk, task, report, key=key, resources=self._resources or None)
         bare = dataclasses.replace(task, chunk=dataclasses.replace(task.chunk, delayed=None))  # type: ignore[type-var]
-        return self._client.submit(reduce_chunk, bare, report, self._client.compute(delayed), key=key)
+        return self._client.submit(reduce_chunk, bare, report, self._client.compute(delayed), key=key, resources=self._resources or None)
 
     def submit(self, function: Callable[..., Any], futures: Sequence[Future]) -> Future:
         """Start a merge, before other chunks: it frees memory."""
@@ -94,8 +102,8 @@ class Workers:
             raise ClusterError(
                 f"workers died again and again under the same task ({error}): give them more memory, or smaller chunks"
             ) from None
-        except NoWorkerError as error:
-            raise ClusterError(f"no worker is left ({error}): start workers and run again") from None
+        except (NoWorkerError, NoValidWorkerError) as error:
+            raise ClusterError(f"no worker is left{self._wanted} ({error}): start workers and run again") from None
         except FutureCancelledError as error:
             raise ClusterError(
                 f"the scheduler dropped the pass, or the connection to it was lost ({error.reason}): see that it runs and can be "
@@ -125,29 +133,36 @@ class Workers:
         while not future.done():
             done.wait(_LOOK)
             self._tally.show()
-            if time.monotonic() - asked < ASK:
+            if time.monotonic() - asked < self._patience["ask"]:
                 continue
             if self._has_workers(future):
                 alive = time.monotonic()
-            elif time.monotonic() - alive > NO_WORKERS:
-                raise ClusterError(f"no worker has been there for {NO_WORKERS:.0f} s: start workers and run again")
+            elif time.monotonic() - alive > self._patience["no-workers"]:
+                raise ClusterError(
+                    f"no worker{self._wanted} has been there for {self._patience['no-workers']:.0f} s: start workers and run again"
+                )
             asked = time.monotonic()
 
     def _has_workers(self, future: Future) -> bool:
-        """Ask the scheduler itself: what the client knows of it stays as it was when the scheduler stops or is cut off."""
-        deadline = time.monotonic() + NO_ANSWER
+        """Ask the scheduler, and give up when it does not answer."""
+        deadline = time.monotonic() + self._patience["no-answer"]
         while not future.done():
             left = max(deadline - time.monotonic(), _LOOK)
             try:
-                return bool(self._client.sync(self._client.scheduler.identity, callback_timeout=left)["workers"])
+                return bool(self._fit_workers(left))
             except OSError as error:  # a TimeoutError is one
                 if time.monotonic() >= deadline:
                     raise ClusterError(
-                        f"the scheduler at {self._client.scheduler.address!r} has not answered for {NO_ANSWER:.0f} s: "
+                        f"the scheduler at {self._client.scheduler.address!r} has not answered for {self._patience['no-answer']:.0f} s: "
                         "see that it runs and can be reached, and run again"
                     ) from error
                 time.sleep(_LOOK)
         return True
+
+    @property
+    def _wanted(self) -> str:
+        """For messages."""
+        return f" with the resources {self._resources} (bigmm.worker-resources)" if self._resources else ""
 
     @property
     def _topic(self) -> str:
@@ -158,11 +173,15 @@ class Workers:
         self._tally(ChunkReport(**{field.name: content[field.name] for field in dataclasses.fields(ChunkReport)}))
 
     def __enter__(self) -> Self:
-        """Listen to the workers' reports."""
+        """Listen to the workers' reports, and to what they log."""
         self._client.subscribe_topic(self._topic, self._receive)
+        if self._forwards:
+            self._client.forward_logging("bigmm")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Listen no more."""
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._client.unsubscribe_topic(self._topic)
+            if self._forwards:
+                self._client.unforward_logging("bigmm")

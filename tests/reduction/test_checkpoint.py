@@ -183,7 +183,10 @@ class TestRefusals:
             bigmm.reduce("y ~ 1 + (1|g)", files, checkpoint=folder)
 
     def test_other_files(self, files: Path, folder: Path) -> None:
-        with pytest.raises(StorageError, match="was made for other files, or files that have changed: run with the same arguments"):
+        with pytest.raises(
+            StorageError,
+            match="made for other files, for files that have changed, or for another bigmm.chunk-bytes: run",
+        ):
             bigmm.reduce(FORMULA, sorted(map(str, files.iterdir()))[:-1], checkpoint=folder)
 
     def test_changed_file(self, files: Path, folder: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import cloudpickle
+import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -34,7 +35,6 @@ from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
 from bigmm.errors import ClusterError, DataError
 from bigmm.formula import parse_formula
-from bigmm.reduction import workers
 from bigmm.reduction.cluster import local_cluster
 from bigmm.reduction.progress import Progress
 from bigmm.reduction.sizes import register
@@ -255,11 +255,9 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
             process.kill()
 
 
-def test_scheduler_that_is_stopped(scheduler: tuple[subprocess.Popen[bytes], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scheduler_that_is_stopped(scheduler: tuple[subprocess.Popen[bytes], str]) -> None:
     """Nothing reaches the client then, no failure either: only a question without an answer tells."""
     process, address = scheduler
-    monkeypatch.setattr(workers, "ASK", 0.5)
-    monkeypatch.setattr(workers, "NO_ANSWER", 2.0)
 
     def wait(part: pd.DataFrame) -> pd.DataFrame:
         time.sleep(60 if len(part) else 0)
@@ -268,7 +266,8 @@ def test_scheduler_that_is_stopped(scheduler: tuple[subprocess.Popen[bytes], str
     plain = dd.from_pandas(FRAME, npartitions=2, sort=False)
     plan = plan_data(plain.map_partitions(wait, meta=plain._meta), ["y", "g"])
     design = Design(parse_formula("y ~ 1 + (1 | g)"), {"y": "number", "g": "category"})
-    with Client(address, set_as_default=False) as client:
+    patience = dask.config.set({"bigmm.timeouts.ask": "500 ms", "bigmm.timeouts.no-answer": "2 s"})
+    with patience, Client(address, set_as_default=False) as client:
         threading.Timer(2.0, process.send_signal, [signal.SIGSTOP]).start()
         started = time.monotonic()
         batches = batch_results(Workers(client, Tally(plan.chunks, None)), Work(plan.chunks, design, Slicing(("g",))))
@@ -296,9 +295,9 @@ class TestConnections:
         for where in (client.scheduler.address, client.cluster, str(scheduler_file)):
             assert bits(bigmm.reduce(FORMULA, files, client=where)) == expected
 
-    def test_nobody_answers(self, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bigmm.reduction.cluster._CONNECT", 0.5)
-        with pytest.raises(ClusterError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1'"):
+    def test_nobody_answers(self, files: Path) -> None:
+        patience = dask.config.set({"bigmm.timeouts.connect": "500 ms"})
+        with patience, pytest.raises(ClusterError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1'"):
             bigmm.reduce(FORMULA, files, client="tcp://127.0.0.1:1")
 
     @pytest.mark.parametrize("content", ["no JSON", "{}", "[]", '{"address": 3}'])
@@ -315,9 +314,8 @@ class TestConnections:
             bigmm.reduce(FORMULA, FRAME, client=wrong)
         gc.collect()  # Client.__del__ has nothing to say
 
-    def test_something_else_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bigmm.reduction.cluster._CONNECT", 2)
-        with socket.create_server(("127.0.0.1", 0)) as server:
+    def test_something_else_answers(self) -> None:
+        with dask.config.set({"bigmm.timeouts.connect": "2 s"}), socket.create_server(("127.0.0.1", 0)) as server:
             server.settimeout(20)
             threading.Thread(target=answer_as_http, args=[server], daemon=True).start()
             with pytest.raises(ClusterError, match=r"^no Dask scheduler answers at '127.*$"):

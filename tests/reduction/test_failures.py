@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pandas as pd
 import psutil
@@ -20,7 +21,6 @@ from distributed import Client
 
 import bigmm
 from bigmm.errors import ClusterError, DataError, UnreadableError
-from bigmm.reduction import workers
 from bigmm.reduction.cluster import local_cluster
 from bigmm.reduction.progress import Progress
 
@@ -146,10 +146,8 @@ def test_workers_killed_twenty_times(files: Path) -> None:
 
 
 @pytest.mark.cluster
-def test_all_workers_gone(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_workers_gone(files: Path, tmp_path: Path) -> None:
     """A worker without a nanny dies for good in the middle of a pass; what was done is kept."""
-    monkeypatch.setattr(workers, "ASK", 0.5)
-    monkeypatch.setattr(workers, "NO_WORKERS", 2.0)
     scheduler = _start(["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"], tmp_path)
     try:
         file = tmp_path / "scheduler.json"
@@ -160,7 +158,8 @@ def test_all_workers_gone(files: Path, tmp_path: Path, monkeypatch: pytest.Monke
             if (folder / "checkpoint.json").exists():
                 worker.kill()
 
-        with pytest.raises(ClusterError, match=r"no worker has been there for 2 s|no worker is left|has had no worker"):
+        patience = dask.config.set({"bigmm.timeouts.ask": "500 ms", "bigmm.timeouts.no-workers": "2 s"})
+        with patience, pytest.raises(ClusterError, match=r"no worker has been there for 2 s|no worker is left|has had no worker"):
             bigmm.reduce(FORMULA, files, client=str(file), checkpoint=folder, progress=kill)
     finally:
         for process in (scheduler, worker):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from bigmm.errors import DataError
+from bigmm.reduction.settings import byte_count
 from bigmm.reduction.sources.chunks import Chunk, Plan
 from bigmm.reduction.sources.datasets import plan_dataset
 from bigmm.reduction.sources.delimited import plan_delimited
@@ -36,7 +37,7 @@ def plan_data(
     data: object,
     columns: Sequence[str],
     *,
-    chunk_bytes: int = 32 * 2**20,
+    chunk_bytes: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Cut data into an ordered plan of chunks.
@@ -48,8 +49,8 @@ def plan_data(
         frame; a pyarrow Table, RecordBatch or Dataset. Files that are listed already: a tuple of DataFile.
     columns : sequence of str
         Names that the formula, the weights and the offset need.
-    chunk_bytes : int, default 64 MiB
-        Compressed bytes of the needed columns that a chunk of Parquet should have, about.
+    chunk_bytes : int, optional
+        Compressed bytes of the needed columns that a chunk of Parquet should have, about; the setting of that name unless given.
     storage_options : mapping, optional
         For the fsspec filesystem of a URL.
 
@@ -59,8 +60,9 @@ def plan_data(
         At least one chunk. The same data give the same plan.
     """
     names = tuple(dict.fromkeys(columns))
+    chunk_bytes = byte_count("chunk-bytes") if chunk_bytes is None else chunk_bytes
     if chunk_bytes < 1:
-        raise DataError(f"chunk_bytes is {chunk_bytes}, expected at least 1: leave it out for 64 MiB")
+        raise DataError(f"chunk_bytes is {chunk_bytes}, expected at least 1: leave it out for the default")
     if is_paths(data):
         return _plan_files(list_files(data, storage_options or {}), names, chunk_bytes)
     if isinstance(data, tuple) and data and all(isinstance(file, DataFile) for file in data):
