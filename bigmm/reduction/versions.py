@@ -65,7 +65,8 @@ def mismatches(processes: Mapping[str, Any]) -> list[Mismatch]:
     Parameters
     ----------
     processes : dict of {address: dict of versions, or the error that came instead}
-        An import that fails means that bigmm, or what it stands on, is missing.
+        An import that fails means that bigmm, or what it stands on, is missing; a connection that breaks (an OSError)
+        means nothing: a worker that is lost meanwhile is no other version.
     """
     here, found = versions(), []
     for package, version in here.items():
@@ -73,7 +74,7 @@ def mismatches(processes: Mapping[str, Any]) -> list[Mismatch]:
         for address, theirs in processes.items():
             if isinstance(theirs, Mapping):
                 there.setdefault(theirs[package], []).append(address)
-            elif package == "bigmm":
+            elif package == "bigmm" and not isinstance(theirs, OSError):
                 there.setdefault(None if isinstance(theirs, ImportError) else f"unknown ({theirs})", []).append(address)
         other = {theirs: addresses for theirs, addresses in there.items() if theirs != version}
         if other:

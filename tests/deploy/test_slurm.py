@@ -29,8 +29,8 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 INSTEVAL = DEPLOY.parent / "tests/data/insteval.csv"
 FORMULA = "y ~ 1 + service + (1|s) + (1|d) + (1|dept)"
 OBJECTIVE = 237721.76877450
-#: Small files, so that a pass has a hundred batches.
-FILES = 1600
+#: Small files, so that a pass has batches enough to be stopped among them.
+FILES = 4000
 
 
 @pytest.fixture(scope="module")
