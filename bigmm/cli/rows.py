@@ -212,7 +212,7 @@ def _cluster(options: PassOptions) -> Iterator[Any]:
 
     from bigmm.reduction.cluster import connect
 
-    with connect(wanted, small=False) as client, replacing(options.performance_report) as scratch:
+    with connect(wanted, here=False) as client, replacing(options.performance_report) as scratch:
         assert client is not None
         with client.as_current(), performance_report(filename=str(scratch)):
             yield client
