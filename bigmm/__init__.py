@@ -12,7 +12,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bigmm.errors import BigmmError, ClusterError, DataError, FormulaError, LabelError, ModelError, PrecisionWarning, StorageError
+from bigmm.errors import (
+    BigmmError,
+    ClusterError,
+    DataError,
+    FormulaError,
+    IdentificationWarning,
+    LabelError,
+    ModelError,
+    PrecisionWarning,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     from bigmm.addition import merge
@@ -34,6 +44,7 @@ __all__ = [
     "CrossProducts",
     "DataError",
     "FormulaError",
+    "IdentificationWarning",
     "LabelError",
     "LinearMixedModel",
     "LinearMixedModelFit",

@@ -21,6 +21,7 @@ from bigmm.reduction.accounts import check_accounts
 from bigmm.reduction.append import new_files, with_constants_of, without_skipped
 from bigmm.reduction.arguments import check_column_names
 from bigmm.reduction.cluster import SMALL_BYTES, connect
+from bigmm.reduction.magnitudes import check_magnitudes
 from bigmm.reduction.progress import ProgressCallback
 from bigmm.reduction.run import RunOptions, run_pass
 from bigmm.reduction.sources import Plan, kind_of, plan_data
@@ -116,6 +117,7 @@ def reduce(
         cp = run_pass(plan, design, connected, RunOptions(checkpoint, resume, on_error, progress))
     check_accounts(plan.chunks, cp)
     _check_rows(cp)
+    check_magnitudes(cp)
     sources = add_sources([cp.sources, skipped_sources(plan.empty)])
     cp = replace(cp, plan_digest=plan.digest, sources=sources)
     return cp if into is None else add([into, cp])
