@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from bigmm.cli.journal import Journal, JournalHandler, finish_journal, journal_kept, journal_of
-from bigmm.errors import BigmmError, ClusterError, PrecisionWarning
+from bigmm.errors import BigmmError, ClusterError, IdentificationWarning, PrecisionWarning
 
 EXIT_UNEXPECTED = 1
 EXIT_MISTAKE = 2
@@ -263,6 +263,7 @@ def _warnings(verbose: bool) -> Iterator[None]:
         if not verbose and not sys.warnoptions:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", PrecisionWarning)
+            warnings.simplefilter("always", IdentificationWarning)
             warnings.showwarning = _show_warning
         yield
 
