@@ -83,15 +83,29 @@ class Row:
 @click.option("--data", default=Path(tempfile.gettempdir()) / "bigmm-scale", type=click.Path(path_type=Path), help="Folder for files.")
 @click.option("--out", default=Path(__file__).parent / "results", type=click.Path(path_type=Path), help="Folder of rows and plots.")
 @click.option("--run", "run_id", default=time.strftime("%Y-%m-%d", time.gmtime()), help="Name of the run; today's date unless given.")
+@click.option("--no-fit", is_flag=True, help="The pass alone.")
 @click.option("--plot", is_flag=True, help="Only draw.")
 @click.option("--child", is_flag=True, hidden=True)
-def main(problem: str | None, rows: tuple[str, ...], workers: int, data: Path, out: Path, run_id: str, plot: bool, child: bool) -> None:
+def main(
+    problem: str | None, rows: tuple[str, ...], workers: int, data: Path, out: Path, run_id: str, no_fit: bool, plot: bool, child: bool
+) -> None:
     """Measure each number of rows in a process of its own, then draw."""
     if child:
-        click.echo(json.dumps(measure(str(problem), int(float(rows[0])), workers, data)))
+        click.echo(json.dumps(measure(str(problem), int(float(rows[0])), workers, data, fits=not no_fit)))
         return
     for number in rows if not plot else ():
-        command = [sys.executable, __file__, str(problem), number, "--workers", str(workers), "--data", str(data), "--child"]
+        command = [
+            sys.executable,
+            __file__,
+            str(problem),
+            number,
+            "--workers",
+            str(workers),
+            "--data",
+            str(data),
+            "--child",
+            *(["--no-fit"] if no_fit else []),
+        ]
         found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
         cpu, cores = results.machine()
         row = Row(run=run_id, cpu=cpu, cores=cores, **found)
@@ -100,8 +114,8 @@ def main(problem: str | None, rows: tuple[str, ...], workers: int, data: Path, o
     draw(out)
 
 
-def measure(problem: str, rows: int, workers: int, data: Path) -> dict[str, Any]:
-    """One pass and one fit."""
+def measure(problem: str, rows: int, workers: int, data: Path, *, fits: bool) -> dict[str, Any]:
+    """One pass, and one fit if that is asked for."""
     source, decode = _parquet(rows, data) if problem == "grades" else _tasks(rows)
     formula = generate.GRADES if problem == "grades" else generate.SMLS
     started = time.perf_counter()
@@ -117,8 +131,8 @@ def measure(problem: str, rows: int, workers: int, data: Path) -> dict[str, Any]
         seconds, worker_mb = time.perf_counter() - started, float("nan")
     driver_mb = peak_mb()
     started = time.perf_counter()
-    fit = cp.fit()
-    fit_seconds = time.perf_counter() - started
+    fit = cp.fit() if fits else None
+    fit_seconds = time.perf_counter() - started if fits else float("nan")
     return {
         "problem": problem,
         "rows": cp.rows.read,
@@ -129,8 +143,8 @@ def measure(problem: str, rows: int, workers: int, data: Path) -> dict[str, Any]
         "driver_mb": driver_mb,
         "result_mb": cp.nbytes / 1e6,
         "fit_seconds": fit_seconds,
-        "fit_mb": peak_mb(),
-        "error": _error(problem, fit),
+        "fit_mb": peak_mb() if fits else float("nan"),
+        "error": float("nan") if fit is None else _error(problem, fit),
         "digest": cp.digest,
     }
 

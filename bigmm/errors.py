@@ -66,3 +66,7 @@ class SettingError(BigmmError):
 
 class PrecisionWarning(UserWarning):
     """Crossproducts in double precision cannot carry the digits that a model asks for."""
+
+
+class IdentificationWarning(UserWarning):
+    """A model that can be fitted though the data leave a part of its answer open."""

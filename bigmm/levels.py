@@ -14,6 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from bigmm.codes import encode, merge_sorted
+from bigmm.errors import DataError, LabelError
+
+#: Codes have 32 bits.
+_MOST_LEVELS = 2**31 - 1
 
 #: Codes: int32 where they are computed row by row.
 Refs = npt.NDArray[np.signedinteger[Any]]
@@ -26,8 +30,10 @@ def union(indexes: Sequence[pd.Index]) -> tuple[pd.Index, list[Refs]]:
         return first, [np.arange(len(first))] * len(indexes)
     if all(type(index) is pd.Index and index.dtype == np.int64 for index in indexes):
         values, places = merge_sorted([index.to_numpy() for index in indexes])
+        check_count(len(values))
         return pd.Index(values), places
     refs, levels = factorize(_concatenate(indexes))
+    check_count(len(levels))
     cuts = np.cumsum([len(index) for index in indexes])[:-1]
     return levels, list(np.split(refs, cuts))
 
@@ -38,9 +44,35 @@ def level_types(levels: pd.Index) -> tuple[str, ...]:
     return tuple("integers" if column.dtype.kind in "iu" else str(column.dtype) for column in columns)
 
 
+def check_count(count: int) -> None:
+    """See that codes of 32 bits can number so many levels.
+
+    Raises
+    ------
+    DataError
+    """
+    if count > _MOST_LEVELS:
+        raise DataError(f"a grouping factor has {count:,} levels: expected at most {_MOST_LEVELS:,}; use a coarser factor")
+
+
 def _concatenate(indexes: Sequence[pd.Index]) -> pd.Index:
     filled = [index for index in indexes if len(index)] or list(indexes[:1])
-    return filled[0].append(filled[1:]) if len(filled) > 1 else filled[0]
+    if len(filled) == 1:
+        return filled[0]
+    if filled[0].nlevels == 1:
+        return _append(filled)
+    depths = [[index.get_level_values(depth) for index in filled] for depth in range(filled[0].nlevels)]
+    return pd.MultiIndex.from_arrays([_append(parts) for parts in depths])
+
+
+def _append(parts: Sequence[pd.Index]) -> pd.Index:
+    """One after the other; integers of several types as one that holds them all (pandas would take floats, which merge large ones)."""
+    if len({part.dtype for part in parts}) > 1 and all(part.dtype.kind in "iu" for part in parts):
+        low, high = min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
+        if low < 0 and high >= 2**63:
+            raise LabelError(f"levels from {low} to {high} do not fit into 64 bits together: write the column as text and reduce again")
+        parts = [part.astype(np.uint64 if high >= 2**63 else np.int64) for part in parts]
+    return parts[0].append(list(parts[1:]))
 
 
 def factorize(labels: pd.Index) -> tuple[Refs, pd.Index]:

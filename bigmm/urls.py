@@ -21,3 +21,8 @@ def without_secrets(url: str) -> str:
     """Return a URL without password and query, which may hold a signature: they belong in no message."""
     url = re.sub(r"://[^/@:]*:[^/@]*@", "://", url)
     return url.partition("?")[0] if re.search(r"\bhttps?://", url) else url
+
+
+def text_without_secrets(text: str) -> str:
+    """The same for a text with URLs in it."""
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+", lambda found: without_secrets(found[0]), text)

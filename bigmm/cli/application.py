@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 import click
 
-from bigmm.errors import BigmmError, ClusterError, PrecisionWarning
+from bigmm.cli.journal import Journal, JournalHandler, finish_journal, journal_kept, journal_of
+from bigmm.errors import BigmmError, ClusterError, IdentificationWarning, PrecisionWarning
 
 EXIT_UNEXPECTED = 1
 EXIT_MISTAKE = 2
@@ -70,6 +71,14 @@ class Unexpected(Failure):
     exit_code = EXIT_UNEXPECTED
 
 
+class Stopped(click.exceptions.Exit):
+    """The end of a command that was stopped; why has been printed."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code)
+        self.message = message
+
+
 class Terminated(BaseException):
     """SIGTERM, or the end of ``--max-time``, raised where the process is, so that everything open is closed on the way out."""
 
@@ -84,8 +93,22 @@ class Application(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
-        with _failures(ctx):
+        with _outcome_noted(ctx), _failures(ctx):
             return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _outcome_noted(ctx: click.Context) -> Iterator[None]:
+    """The end of the job's journal."""
+    code, message = EXIT_UNEXPECTED, None
+    try:
+        yield
+        code = 0
+    except (Failure, click.exceptions.Exit) as end:
+        code, message = end.exit_code, getattr(end, "message", None)
+        raise
+    finally:
+        finish_journal(ctx, code, message)
 
 
 class Job(click.Command):
@@ -98,7 +121,8 @@ class Job(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, stoppable and with the right amount of logging."""
         verbose = is_verbose(ctx)
-        with _stoppable(ctx.meta.get(_MAX_SECONDS, 0.0)), _logging(verbose), _warnings(verbose):
+        stoppable = _stoppable(ctx.meta.get(_MAX_SECONDS, 0.0))
+        with stoppable, journal_kept(ctx) as journal, _logging(verbose, journal), _warnings(verbose):
             return super().invoke(ctx)
 
 
@@ -167,8 +191,9 @@ def _checkpoint(ctx: click.Context | None) -> str | None:
 def _stop(word: str, code: int, ctx: click.Context | None) -> NoReturn:
     _forget_clusters()
     place = _checkpoint(ctx)
-    click.echo(f"bigmm: {word}" + (f"; what is done is in {place!r}: run again with --resume" if place else ""), err=True)
-    raise click.exceptions.Exit(code) from None
+    message = word + (f"; what is done is in {place!r}: run again with --resume" if place else "")
+    click.echo(f"bigmm: {message}", err=True)
+    raise Stopped(code, message) from None
 
 
 def _forget_clusters() -> None:
@@ -214,18 +239,20 @@ def _terminate(number: int, _: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _logging(verbose: bool) -> Iterator[None]:
-    """Log bigmm's warnings to stderr, with `verbose` everything."""
-    handler = logging.StreamHandler(sys.stderr)
+def _logging(verbose: bool, journal: Journal) -> Iterator[None]:
+    """Log bigmm's warnings to stderr and to the journal, with `verbose` everything to stderr."""
+    noting, handler = JournalHandler(journal), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "bigmm: %(message)s"))
     logger = logging.getLogger("bigmm")
     before = logger.level
-    logger.addHandler(handler)
+    for each in (handler, noting):
+        logger.addHandler(each)
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for each in (handler, noting):
+            logger.removeHandler(each)
         logger.setLevel(before)
 
 
@@ -236,12 +263,14 @@ def _warnings(verbose: bool) -> Iterator[None]:
         if not verbose and not sys.warnoptions:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", PrecisionWarning)
+            warnings.simplefilter("always", IdentificationWarning)
             warnings.showwarning = _show_warning
         yield
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"bigmm: warning: {_one_line(str(message))}", err=True)
+    journal_of(click.get_current_context(silent=True)).note("warning", message=_one_line(str(message)), logger="py.warnings", worker=None)
 
 
 def hush_cluster(verbose: bool) -> None:

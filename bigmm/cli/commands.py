@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -10,6 +11,7 @@ import click
 import bigmm
 from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, Failure, hush_cluster, is_verbose, verbose_option
 from bigmm.cli.files import check_places
+from bigmm.cli.journal import journal_of
 from bigmm.cli.options import data_options, examples, out_option, quiet_option, read_contrast, read_memory, read_theta
 from bigmm.cli.progress import stage
 from bigmm.cli.rows import (
@@ -29,6 +31,7 @@ from bigmm.reduction.progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from bigmm.columns import Array
     from bigmm.crossproducts import CrossProducts
     from bigmm.formula import Formula
     from bigmm.inference.fit import LinearMixedModelFit
@@ -164,10 +167,26 @@ def _asked(formula: str | None) -> str | None:
 def _search(
     model: LinearMixedModel, start: tuple[float, ...] | None, settings: Optimizer, log: str | None, quiet: bool
 ) -> LinearMixedModelFit:
+    started = time.monotonic()
     with stage("search for theta", quiet) as current:
-        found = model.fit(start, settings, lambda number, _, value: current.update(Progress("optimize", number, None, value)), log)
+
+        def show(number: int, theta: Array, value: float) -> None:
+            current.update(Progress("optimize", number, None, value, theta=tuple(theta)))
+
+        found = model.fit(start, settings, show, log)
         current.finish(f"objective {found.objective:.6f} after {found.nevals} evaluations")
+    _note_fitted(found, time.monotonic() - started)
     return found
+
+
+def _note_fitted(found: LinearMixedModelFit, seconds: float) -> None:
+    from bigmm.cli.contents import fit_record
+
+    journal = journal_of(click.get_current_context())
+    if journal.listens:
+        record = fit_record(found)
+        journal.outcome.update(rows=record["rows"])
+        journal.note("fitted", **record, reason=found.optimization.reason, summary=found.summary(), seconds=round(seconds, 3))
 
 
 @main.command(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bigmm.cli.figures import size
 from bigmm.levels import level_types
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def crossproducts_text(record: Record) -> str:
     tail = {
         "raw columns of X": f"{len(record['columns']):,}: {_some(record['columns'])}",
         "shifted by": ", ".join(f"{name} {constant:g}" for name, constant in shifts.items() if constant),
-        "in memory": f"{_size(sizes['total'])}; of these X'X {_size(sizes['XytXy'])}",
+        "in memory": f"{size(sizes['total'])}; of these X'X {size(sizes['XytXy'])}",
         "digest": record["digest"],
         "plan": record["plan_digest"],
         **_written(record),
@@ -138,7 +139,7 @@ def _written(record: Record) -> dict[str, str]:
     """Of what was read from disk."""
     if "written_by" not in record:
         return {}
-    return {"on disk": f"{_size(record['disk_bytes'])}, format {record['format']}, written by {record['written_by']}"}
+    return {"on disk": f"{size(record['disk_bytes'])}, format {record['format']}, written by {record['written_by']}"}
 
 
 def _rows(rows: Mapping[str, Any]) -> str:
@@ -196,7 +197,7 @@ def _groups(groups: Sequence[Record]) -> str:
                 ":".join(group["types"]),
                 f"{per['least']:,} to {per['most']:,}",
                 f"{per['median']:,.10g}",
-                _size(group["bytes"]),
+                size(group["bytes"]),
                 _some(group["columns"]),
             ]
         )
@@ -209,9 +210,7 @@ def _pairs(pairs: Sequence[Record]) -> str:
     rows = [["pair of factors", "levels that meet", "bytes", "a block"]]
     for pair in pairs:
         k, m = pair["block"]
-        rows.append(
-            [" x ".join(pair["factors"]), f"{pair['pairs']:,}", _size(pair["bytes"]), "a count" if pair["counts"] else f"{k} x {m}"]
-        )
+        rows.append([" x ".join(pair["factors"]), f"{pair['pairs']:,}", size(pair["bytes"]), "a count" if pair["counts"] else f"{k} x {m}"])
     return "\n".join(_table(rows, left=(0, 3), indent=""))
 
 
@@ -225,11 +224,6 @@ def _more(items: Sequence[Any], what: str) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(_first(names)) + (f", ... and {len(names) - _SHOWN:,} more" if len(names) > _LONG else "")
-
-
-def _size(nbytes: float) -> str:
-    power = min(int(np.log10(max(nbytes, 1)) // 3), 4)
-    return f"{nbytes:,} B" if power == 0 else f"{nbytes / 1000**power:,.1f} {('k', 'M', 'G', 'T')[power - 1]}B"
 
 
 def _lines(lines: Mapping[str, str | None]) -> str:

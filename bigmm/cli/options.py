@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from bigmm.cli.application import note_checkpoint, note_max_seconds
+from bigmm.cli.journal import journal_options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -96,6 +97,12 @@ def data_options(command: Command) -> Command:
             callback=note_max_seconds,
             expose_value=False,
             help="Stop after this time (90, 90s, 45m, 12h), a little before the batch system does.",
+        ),
+        *journal_options(),
+        click.option(
+            "--performance-report",
+            metavar="FILE.html",
+            help="Write Dask's own report of the pass, on a cluster even where the data need none; needs bokeh.",
         ),
     ]
     return _apply(options, command)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+import numpy as np
 
 from bigmm.cli.application import hush_cluster, is_verbose
+from bigmm.cli.files import replacing
+from bigmm.cli.journal import Journal, journal_of
 from bigmm.cli.progress import stage
 from bigmm.errors import DataError, StorageError
 from bigmm.urls import is_url, joined
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Stands for the formula that saved crossproducts were collected with.
 SAME_FORMULA = "-"
+#: Files with dropped or skipped rows that the journal lists.
+_INCOMPLETE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +41,12 @@ class PassOptions:
     workers: int | None
     checkpoint: str | None
     resume: bool
+    performance_report: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse two clusters, and to go on from nowhere."""
+        """Refuse two clusters, to go on from nowhere, and a report that cannot be."""
+        if self.performance_report is not None:
+            _check_performance_report(self.workers)
         if self.scheduler is not None and self.workers is not None:
             raise click.UsageError("--scheduler and --workers exclude one another", click.get_current_context())
         if self.resume and self.checkpoint is None:
@@ -46,8 +57,17 @@ class PassOptions:
         """Those that were given, as they are written."""
         values = {"--weights": self.weights, "--offset": self.offset, "--na-action": self.na_action}
         values |= {"--on-error": self.on_error}
+        values |= {"--performance-report": self.performance_report}
         values |= {"--scheduler": self.scheduler, "--workers": self.workers}  # type: ignore[dict-item]
         return [name for name, value in values.items() if value is not None]
+
+
+def _check_performance_report(workers: int | None) -> None:
+    ctx = click.get_current_context()
+    if workers == 0:
+        raise click.UsageError("--performance-report is of a cluster, and --workers 0 has none", ctx)
+    if importlib.util.find_spec("bokeh") is None:
+        raise click.UsageError("--performance-report needs bokeh, here and on the scheduler: pip install 'bigmm[dashboard]'", ctx)
 
 
 def search_log(options: PassOptions, number: int) -> str | None:
@@ -159,9 +179,10 @@ def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool
 
     if formula == SAME_FORMULA:
         raise DataError(f"the formula {SAME_FORMULA!r} is for saved crossproducts: write one, such as 'y ~ x + (1 | g)'")
-    hush_cluster(is_verbose(click.get_current_context()))
-    client: Any = options.scheduler if options.workers is None else options.workers
-    with stage("pass over the rows", quiet) as current:
+    ctx = click.get_current_context()
+    hush_cluster(is_verbose(ctx))
+    started = time.monotonic()
+    with stage("pass over the rows", quiet) as current, _cluster(options) as client:
         cp = reduce(
             formula,
             list(data),
@@ -176,7 +197,52 @@ def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool
             into=into,
         )
         current.finish(f"{cp.rows.used:,} of {cp.rows.read:,} rows used")
+    _note_reduced(journal_of(ctx), cp, time.monotonic() - started)
     return cp
+
+
+@contextlib.contextmanager
+def _cluster(options: PassOptions) -> Iterator[Any]:
+    """What `reduce` takes as its client; with Dask's report a client that is open, so that the report can be written at the end."""
+    wanted: Any = options.scheduler if options.workers is None else options.workers
+    if options.performance_report is None:
+        yield wanted
+        return
+    from distributed import performance_report
+
+    from bigmm.reduction.cluster import connect
+
+    with connect(wanted, here=False) as client, replacing(options.performance_report) as scratch:
+        assert client is not None
+        with client.as_current(), performance_report(filename=str(scratch)):
+            yield client
+
+
+def _note_reduced(journal: Journal, cp: CrossProducts, seconds: float) -> None:
+    if not journal.listens:
+        return
+    rows = {"read": cp.rows.read, "used": cp.rows.used, "dropped": cp.rows.dropped, "missing": dict(cp.rows.missing)}
+    journal.outcome.update(rows=rows, digest=cp.digest)
+    journal.note(
+        "reduced",
+        formula=cp.design.formula.text.strip(),
+        digest=cp.digest,
+        plan_digest=cp.plan_digest,
+        rows=rows,
+        files=len(cp.sources),
+        bytes=cp.nbytes,
+        skipped=[{"name": chunk.name, "reason": chunk.reason, "rows": chunk.rows} for chunk in cp.skipped],
+        incomplete=_incomplete(cp),
+        seconds=round(seconds, 3),
+    )
+
+
+def _incomplete(cp: CrossProducts) -> list[dict[str, Any]]:
+    """The files that lost most rows."""
+    lost = cp.sources.read - cp.sources.used + cp.sources.skipped
+    worst = np.argsort(-lost, kind="stable")[:_INCOMPLETE]
+    columns = {"read": cp.sources.read, "used": cp.sources.used, "skipped": cp.sources.skipped}
+    return [{"url": cp.sources.urls[i], **{name: int(counts[i]) for name, counts in columns.items()}} for i in worst if lost[i]]
 
 
 def describe(cp: CrossProducts) -> str:

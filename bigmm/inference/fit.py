@@ -18,6 +18,7 @@ from bigmm.errors import ModelError
 from bigmm.formula.coding import ContrastChoice
 from bigmm.formula.terms import Formula
 from bigmm.solver.covariance import RelativeCovariance
+from bigmm.solver.identification import check_pwrss
 from bigmm.solver.optimize import Optimization
 
 if TYPE_CHECKING:
@@ -287,6 +288,7 @@ def estimate(model: LinearMixedModel, found: Optimization) -> LinearMixedModelFi
     sigma^2 = pwrss / nu;  vcov(beta) = sigma^2 (R_X'R_X)^-1  (Bates et al. 2015, equations 38, 54).
     """
     objective, evaluation = model.evaluate(found.theta)
+    check_pwrss(evaluation.pwrss, model.selected.blocks.XytXy)
     solution = model.pls.solve(evaluation)
     selected, cp = model.selected, model.cp
     sigma = float(np.sqrt(evaluation.pwrss / model.degrees_of_freedom))

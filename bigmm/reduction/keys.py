@@ -14,6 +14,9 @@ import pyarrow.compute as pc
 from bigmm.errors import DataError
 from bigmm.levels import Refs, combine, factorize
 
+#: Beyond this a float64 no longer names one whole number.
+_LARGEST_EXACT = 2.0**53
+
 
 def column_levels(column: pa.ChunkedArray[Any], name: str, *, whole: bool) -> tuple[Refs, pd.Index]:
     """Codes and sorted levels of one complete column.
@@ -86,7 +89,15 @@ def _whole_numbers(values: Any, name: str) -> Any:
             f"grouping factor {name!r} holds the fraction {example!r}: expected text, whole numbers, truth values or dates; "
             "round it or convert it to text"
         )
-    return _cast(values, pa.int64(), name)
+    whole = _cast(values, pa.int64(), name)
+    large = pc.greater_equal(pc.abs(values), pa.scalar(_LARGEST_EXACT))
+    if pc.any(large).as_py():
+        example = values.filter(large)[0].as_py()
+        raise DataError(
+            f"grouping factor {name!r} holds floating-point numbers such as {example:.17g}: from 2^53 on they stand for several whole "
+            "numbers, and levels may have been merged; write the column as integers (pandas: dtype 'Int64') or text"
+        )
+    return whole
 
 
 def _cast(values: Any, target: pa.DataType, name: str) -> Any:

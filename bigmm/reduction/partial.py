@@ -147,9 +147,10 @@ def sliced_crossproducts(
     table: pa.Table, design: Design, slicing: Slicing, where: str, origins: Sequence[Origin]
 ) -> tuple[CrossProducts, ...]:
     """Crossproducts of one chunk, one for each slice; the accounts of the rows by file are with the first."""
-    rows = evaluate_rows(table, design, where)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # `bigmm.reduction.magnitudes` names the column
+        rows = evaluate_rows(table, design, where)
+        first, *rest = (_crossproducts(part, design) for part in split_rows(rows, slicing))
     sources = count_sources(origins, rows.complete, rows.missing, where) if origins else Sources()
-    first, *rest = (_crossproducts(part, design) for part in split_rows(rows, slicing))
     return replace(first, sources=sources), *rest
 
 

@@ -21,6 +21,7 @@ from bigmm.reduction.accounts import check_accounts
 from bigmm.reduction.append import new_files, with_constants_of, without_skipped
 from bigmm.reduction.arguments import check_column_names
 from bigmm.reduction.cluster import connect
+from bigmm.reduction.magnitudes import check_magnitudes
 from bigmm.reduction.progress import ProgressCallback
 from bigmm.reduction.run import RunOptions, run_pass
 from bigmm.reduction.sources import Plan, kind_of, plan_data
@@ -131,6 +132,7 @@ def check_result(plan: Plan, cp: CrossProducts) -> None:
     """See that all rows are accounted for, and that there are any."""
     check_accounts(plan.chunks, cp)
     _check_rows(cp)
+    check_magnitudes(cp)
 
 
 def design_for_plan(design: Design, plan: Plan) -> Design:

@@ -110,14 +110,29 @@ def _numbers(table: pa.Table, design: Design) -> dict[str, Array]:
     numeric_names = {name for expression in design.formula.expressions if not expression.categorical for name in expression.names}
     for name in design.names:
         if design.kinds[name] == "number" and (name in numeric_names or name in (design.weights, design.offset)):
-            numbers[name] = _floats(table.column(name))
+            numbers[name] = _floats(table.column(name), name)
     return numbers
 
 
-def _floats(column: pa.ChunkedArray[Any]) -> Array:
+def _floats(column: pa.ChunkedArray[Any], name: str) -> Array:
     if pa.types.is_float64(column.type) and column.null_count == 0:
         return number_values(column)
-    return column.cast(pa.float64(), safe=False).to_numpy()
+    numbers: Any = column.cast(pa.float64(), safe=False)
+    if pa.types.is_integer(column.type):
+        _check_exact(column, numbers, name)
+    return np.asarray(numbers.to_numpy())
+
+
+def _check_exact(column: pa.ChunkedArray[Any], numbers: Any, name: str) -> None:
+    """See that no integer is so large that a float64 rounds it: its last digits may be all that varies."""
+    low, high = (value.as_py() for value in pc.min_max(column).values())
+    if low is None or max(abs(low), abs(high)) <= 2**53:
+        return
+    if high >= 2**63 - 512 or not pc.all(pc.equal(numbers.cast(column.type, safe=False), column)).as_py():
+        raise DataError(
+            f"column {name!r} holds integers beyond 2^53, which double precision rounds: subtract a constant in the data, or convert it to "
+            "floating point if its last digits do not matter"
+        )
 
 
 def _numeric_expressions(design: Design) -> Iterator[Expression]:

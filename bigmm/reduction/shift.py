@@ -36,7 +36,8 @@ def with_shift(design: Design, chunks: Sequence[Chunk], on_error: OnError = "rai
     responses = [response.text for response in design.formula.responses]
     wanted = {*responses, *(block.texts for block in design.x_blocks if block.numeric)}
     for table in _first_rows(design, chunks, on_error):
-        numeric, y = numeric_values(table, design)
+        with np.errstate(over="ignore", invalid="ignore"):
+            numeric, y = numeric_values(table, design)
         found: list[tuple[tuple[str, ...] | str, Array]] = [*y.items(), *numeric.items()]
         for key, values in found:
             known = values[np.isfinite(values)]

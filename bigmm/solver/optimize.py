@@ -201,7 +201,8 @@ def _newton(
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall."""
     steps = min(settings.maxeval, _STEPS * (len(start) + 1))
     try:
-        found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=steps)
+        with np.errstate(over="ignore", invalid="ignore"):  # a step without end is not taken
+            found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=steps)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
         found = Minimum(*recorder.best, np.inf, False, f"Newton's steps failed ({error})")
     if found.converged or len(recorder.trace) >= settings.maxeval:

@@ -12,12 +12,19 @@ from bigmm.columns import Array
 _TOLERANCE = 1e-11
 
 
-def independent_columns(XtX: Array) -> npt.NDArray[np.bool_]:
-    """Which columns to keep, shape (p,): from the left, as R's qr() does.
+def independent_columns(XtX: Array) -> tuple[npt.NDArray[np.bool_], Array]:
+    """Which columns to keep, from the left, as R's qr() does, and what is left of each beside the kept ones before it.
 
     A Cholesky factorization of X'X, scaled to a unit diagonal, that passes over the columns whose pivot vanishes.
+
+    Returns
+    -------
+    keep : (p,) bool
+    left : (p,)
+        The pivots: parts of each column's squared length. Where they are small, so is what rounding leaves of coefficients.
     """
     p = len(XtX)
+    pivots = np.zeros(p)
     lengths = np.sqrt(np.diag(XtX))
     keep = lengths > 0.0
     scale = np.where(keep, lengths, 1.0)
@@ -28,8 +35,8 @@ def independent_columns(XtX: Array) -> npt.NDArray[np.bool_]:
         r = np.zeros(j)
         for i in np.flatnonzero(keep[:j]):
             r[i] = (column[i] - R[:i, i] @ r[:i]) / R[i, i]
-        left = A[j, j] - r @ r
+        left = pivots[j] = A[j, j] - r @ r
         keep[j] = keep[j] and left > _TOLERANCE
         if keep[j]:
             R[:j, j], R[j, j] = r, np.sqrt(left)
-    return keep
+    return keep, pivots

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,19 +12,16 @@ import numpy.typing as npt
 from bigmm.addition import shift_matrix
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts, GroupProducts
-from bigmm.errors import LabelError, ModelError, PrecisionWarning
+from bigmm.errors import LabelError, ModelError
 from bigmm.formula.coding import Coding, ContrastChoice, check_contrasts, code_terms
 from bigmm.formula.terms import Formula, RandomEffectsTerm
 from bigmm.solver.blocks import GroupBlocks, ModelBlocks, PairBlocks
 from bigmm.solver.covariance import RelativeCovariance, TermCovariance, lme4_order
+from bigmm.solver.identification import check_columns, check_identified, check_residual
 from bigmm.solver.rank import independent_columns
 
 #: A shift is in the column space when what is left of it is this small.
 _IN_SPAN = 1e-7
-#: A response is explained exactly when this part of its sum of squares, or less, is left.
-_NO_RESIDUAL = 1e-14
-#: With less than this part left, estimates have fewer than about eight digits.
-_FEW_DIGITS = 1e-8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +97,7 @@ def select(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Contrast
     coded = [_code_random(cp, groups[g], term) for g, term in terms]
     covariance, codings = _covariance(terms, coded, groups)
     blocks = code_blocks(cp, fixed, groups, codings)
-    _check_identified(blocks, groups, covariance)
+    check_identified(blocks, groups, codings, covariance)
     return SelectedModel(formula, fixed, groups, codings, covariance, blocks, contrasts)
 
 
@@ -115,7 +111,7 @@ def select_response(selected: SelectedModel, cp: CrossProducts, formula: Formula
         for own, group, coding in zip(selected.blocks.groups, selected.groups, selected.codings, strict=True)
     )
     blocks = replace(selected.blocks, groups=groups, XytXy=_XytXy(cp, fixed))
-    _check_residual(blocks.XytXy)
+    check_residual(blocks.XytXy)
     return replace(selected, formula=formula, fixed=fixed, blocks=blocks)
 
 
@@ -163,7 +159,8 @@ def _fixed_part(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Con
     coding = code_terms(formula.fixed, cp.columns, cp.design.kinds, cp.design.categories, contrasts)
     G, _, _ = _basis(cp, coding.matrix, response)
     XtX = G[:, :-1].T @ cp.XytXy @ G[:, :-1]
-    keep = independent_columns((XtX + XtX.T) / 2)
+    keep, left = independent_columns((XtX + XtX.T) / 2)
+    check_columns(coding.names, keep, left)
     dropped = tuple(name for name, kept in zip(coding.names, keep, strict=True) if not kept)
     names = tuple(name for name, kept in zip(coding.names, keep, strict=True) if kept)
     kept = Coding(names, coding.matrix[:, keep])
@@ -281,40 +278,3 @@ def _code(left: Array, blocks: npt.NDArray[Any], right: Array) -> npt.NDArray[An
     if all(len(m) == m.shape[1] and np.array_equal(m, np.eye(len(m))) for m in (left, right)):
         return blocks
     return np.ascontiguousarray(left.T @ blocks @ right)
-
-
-def _check_identified(blocks: ModelBlocks, groups: tuple[GroupProducts, ...], covariance: RelativeCovariance) -> None:
-    if blocks.nobs <= blocks.p:
-        raise ModelError(f"{blocks.nobs} complete rows for {blocks.p} fixed effects: expected more rows than coefficients")
-    for term in covariance.terms:
-        q = len(groups[term.group].levels)
-        if q < 2:
-            raise ModelError(f"grouping factor {groups[term.group].name!r} has {q} level: a random effect needs two or more")
-        if q * term.size >= blocks.nobs:
-            effects = f"{q} levels x {term.size} columns" if term.size > 1 else f"{q} levels"
-            raise ModelError(
-                f"the term on {term.factor!r} has as many random effects ({effects}) as there are rows ({blocks.nobs}): its variance "
-                "and the residual variance cannot be told apart; use a coarser factor or fewer columns"
-            )
-    _check_residual(blocks.XytXy)
-
-
-def _check_residual(XytXy: Array) -> None:
-    left = _residual_part(XytXy)
-    if left <= _NO_RESIDUAL:
-        raise ModelError("the fixed effects explain the response exactly (is it constant?): no variance is left to estimate")
-    if left < _FEW_DIGITS:
-        warnings.warn(
-            f"the fixed effects leave {left:.0e} of the response's sum of squares: crossproducts in double precision keep few digits of "
-            "the rest; subtract the large part (as an offset, or a mean by group) from the response and reduce again",
-            PrecisionWarning,
-            stacklevel=2,
-        )
-
-
-def _residual_part(XytXy: Array) -> float:
-    """Part of y'y that the fixed effects leave."""
-    XtX, Xty, yty = XytXy[:-1, :-1], XytXy[:-1, -1], XytXy[-1, -1]
-    if yty <= 0.0:
-        return 0.0
-    return float((yty - Xty @ np.linalg.solve(XtX, Xty)) / yty) if len(Xty) else 1.0

@@ -54,14 +54,16 @@ def test_starts_anywhere() -> None:
 
 def test_a_column_of_zeros_has_a_variance_of_zero() -> None:
     frame = CASES["dyestuff_ml"].frame().assign(x=0.0)
-    fit = bigmm.lmer("Yield ~ 1 + (1 | Batch) + (0 + x | Batch)", frame, reml=False, client=0)
+    with pytest.warns(bigmm.IdentificationWarning, match="depend on one another"):
+        fit = bigmm.lmer("Yield ~ 1 + (1 | Batch) + (0 + x | Batch)", frame, reml=False, client=0)
     assert fit.converged
     assert fit.objective == pytest.approx(327.32705988, abs=1e-7)
 
 
 def test_terms_that_say_the_same_share_the_variance() -> None:
     frame = CASES["dyestuff_ml"].frame()
-    fit = bigmm.lmer("Yield ~ 1 + (1 | Batch) + (1 | Batch)", frame, reml=False, client=0)
+    with pytest.warns(bigmm.IdentificationWarning, match="how they share their variance is arbitrary"):
+        fit = bigmm.lmer("Yield ~ 1 + (1 | Batch) + (1 | Batch)", frame, reml=False, client=0)
     assert fit.objective == pytest.approx(327.32705988, abs=1e-7)
 
 
@@ -108,6 +110,7 @@ def test_objectives_of_any_size_end(scale: float) -> None:
     assert fit.nevals < 40
 
 
+@pytest.mark.filterwarnings("ignore::bigmm.IdentificationWarning")  # (f | k) + (z | k) has two intercepts
 @pytest.mark.parametrize("formula", ["y ~ z + (x * z | g)", "y ~ z + (z * h | s)", "y ~ x + (f | k) + (z | k)", "y ~ x + (x * z | k)"])
 @pytest.mark.parametrize("reml", [True, False])
 def test_a_singular_covariance_matrix_is_found_in_few_evaluations_too(formula: str, reml: bool) -> None:

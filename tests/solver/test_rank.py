@@ -14,7 +14,7 @@ X = np.column_stack([np.ones(50), RNG.normal(size=(50, 4))])
 
 
 def kept(columns: np.ndarray) -> list[bool]:
-    return independent_columns(columns.T @ columns).tolist()
+    return independent_columns(columns.T @ columns)[0].tolist()
 
 
 def test_all_independent() -> None:

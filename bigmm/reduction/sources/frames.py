@@ -139,7 +139,7 @@ def arrow_table(frame: pd.DataFrame, columns: Sequence[str], where: str = _DATA)
 def _arrow(column: pd.Series, where: str) -> pa.Array[Any] | pa.ChunkedArray[Any]:
     try:
         return pa.Array.from_pandas(_plain_intervals(column))
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"column {column.name!r} of {where} has values of no single type ({column.dtype}: {reason(error)}), "
             "expected numbers, text, booleans, dates or timestamps: cast it"
