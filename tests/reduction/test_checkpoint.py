@@ -185,7 +185,7 @@ class TestRefusals:
     def test_other_files(self, files: Path, folder: Path) -> None:
         with pytest.raises(
             StorageError,
-            match="made for other files, for files that have changed, or for another bigmm.chunk-bytes: run",
+            match=r"made for other files, for files that have changed, or for another bigmm\.chunk-bytes: run",
         ):
             bigmm.reduce(FORMULA, sorted(map(str, files.iterdir()))[:-1], checkpoint=folder)
 
