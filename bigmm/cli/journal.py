@@ -96,10 +96,10 @@ class Journal:
 
     def close(self) -> None:
         """Close the file, unless it is stderr."""
-        if self._file not in (None, sys.stderr):
-            assert self._file is not None
-            self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        if file not in (None, sys.stderr):
+            with contextlib.suppress(OSError):  # what is left in the buffer of a file that cannot take it
+                file.close()
 
     def _write(self, line: str) -> None:
         if self._file is None:
@@ -108,7 +108,7 @@ class Journal:
             self._file.write(line)
             self._file.flush()
         except (OSError, ValueError) as error:  # a full disk must not end a job that took hours
-            self._file = None
+            self.close()
             click.echo(f"bigmm: warning: the log of --log-json ends here ({error})", err=True)
 
 

@@ -19,8 +19,12 @@ dask.config.update_defaults(_DEFAULTS)
 
 
 def setting(name: str) -> Any:
-    """The value of a setting as it is now, for example of ``"local-cluster.memory-limit"``."""
-    return dask.config.get(f"bigmm.{name}")
+    """The value of a setting as it is now, for example of ``"local-cluster.memory-limit"``.
+
+    (A ``dask.config.set`` that was entered before this module was loaded takes the defaults away when it ends.)
+    """
+    key = f"bigmm.{name}"
+    return dask.config.get(key, default=dask.config.get(key, config=_DEFAULTS))
 
 
 def seconds(name: str) -> float:
@@ -89,7 +93,7 @@ def resources() -> dict[str, float]:
 def changed() -> Iterator[tuple[str, Any, bool]]:
     """Settings that differ from their defaults: name, value, and whether there is one of that name."""
     defaults = dict(_flat(_DEFAULTS["bigmm"]))
-    for name, value in _flat(dask.config.get("bigmm")):
+    for name, value in _flat(dask.config.get("bigmm", default={})):
         known = name if name in defaults else name.replace("_", "-")
         known = "worker-resources" if known.startswith("worker-resources.") else known
         if known not in defaults:

@@ -1,0 +1,298 @@
+"""Inside other people's clusters: their versions, workers that come late, adapt, differ, or have little memory."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dask.sizeof import sizeof
+from dask.utils import key_split
+from distributed import Client, LocalCluster
+
+import bigmm
+from bigmm.errors import ClusterError
+from bigmm.reduction.progress import ChunkReport, Progress
+
+pytestmark = pytest.mark.cluster
+
+FORMULA = "y ~ x + (1 | g)"
+NO_BIGMM = "import sys; sys.modules['bigmm'] = None"
+OTHER_BIGMM = "import bigmm; bigmm.__version__ = '0.0.9'"
+OTHER_PYARROW = (
+    "from bigmm.reduction import versions; old = versions.version_of; versions.version_of = lambda p: '1.0' if p == 'pyarrow' else old(p)"
+)
+#: A new worker contributes within so many seconds of its start.
+LATE = 30.0
+
+
+def frame(n: int, seed: int = 0, groups: int = 50) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    return pd.DataFrame({"g": rng.integers(0, groups, n), "x": x, "y": x + rng.normal(size=n)})
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parquet")
+    for number in range(40):
+        pq.write_table(pa.Table.from_pandas(frame(50, number), preserve_index=False), folder / f"{number}.parquet")
+    return folder
+
+
+class Cluster:
+    """A scheduler and workers in processes of their own, as somebody else might have started them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._started = folder, list[subprocess.Popen[bytes]]()
+        self.file = folder / "scheduler.json"
+
+    def scheduler(self, preload: str = "") -> None:
+        self._start("scheduler", ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"], preload)
+        deadline = time.monotonic() + 60
+        while not (self.file.exists() and self.file.read_text().rstrip().endswith("}")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def worker(self, *options: str, preload: str = "") -> None:
+        self._start("worker", ["--no-nanny", "--nthreads", "1", "--no-dashboard", *options], preload)
+
+    def _start(self, kind: str, options: list[str], preload: str) -> None:
+        if preload:
+            script = self._folder / f"preload_{len(self._started)}.py"
+            script.write_text(preload + "\n")
+            options = [*options, "--preload", str(script)]
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file), *options]
+        with (self._folder / f"{len(self._started)}.log").open("wb") as log:
+            self._started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder))
+
+    def close(self) -> None:
+        for process in reversed(self._started):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    started = Cluster(tmp_path)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def slow(part: pd.DataFrame, seconds: float = 0.1) -> pd.DataFrame:
+    time.sleep(seconds if len(part) else 0.0)
+    return part
+
+
+def slow_frame(chunks: int, seconds: float = 0.1) -> Any:
+    plain = dd.from_pandas(frame(chunks * 10), npartitions=chunks, sort=False)
+    return plain.map_partitions(by_value(slow), seconds, meta=plain._meta)
+
+
+def by_value(function: Any) -> Any:
+    """A function that travels as a whole: the workers do not find the tests."""
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return function
+
+
+# versions
+
+
+class TestVersions:
+    def test_no_bigmm_on_a_worker(self, cluster: Cluster, files: Path) -> None:
+        cluster.scheduler()
+        cluster.worker(preload=NO_BIGMM)
+        with pytest.raises(ClusterError, match=rf"^bigmm {bigmm.__version__} here, but none on tcp://127.*: install the same version"):
+            bigmm.reduce(FORMULA, files, client=str(cluster.file))
+
+    def test_no_bigmm_on_the_scheduler(self, cluster: Cluster, files: Path) -> None:
+        cluster.scheduler(preload=NO_BIGMM)
+        cluster.worker()
+        with pytest.raises(ClusterError, match=r"^bigmm .* here, but none on the scheduler: install the same version"):
+            bigmm.reduce(FORMULA, files, client=str(cluster.file))
+
+    def test_another_bigmm(self, cluster: Cluster, files: Path) -> None:
+        cluster.scheduler()
+        cluster.worker(preload=OTHER_BIGMM)
+        with pytest.raises(ClusterError, match=rf"^bigmm {bigmm.__version__} here, but 0\.0\.9 on tcp://127.*: install the same version"):
+            bigmm.reduce(FORMULA, files, client=str(cluster.file))
+
+    def test_another_pyarrow_is_a_warning(self, cluster: Cluster, files: Path, caplog: pytest.LogCaptureFixture) -> None:
+        cluster.scheduler()
+        cluster.worker(preload=OTHER_PYARROW)
+        cp = bigmm.reduce(FORMULA, files, client=str(cluster.file))
+        assert cp.digest == bigmm.reduce(FORMULA, files).digest
+        (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING and record.name.startswith("bigmm")]
+        assert warning.getMessage().startswith(f"pyarrow {pa.__version__} here, but 1.0 on tcp://127.0.0.1:")
+
+
+# workers that come and go
+
+
+def test_a_new_worker_contributes_soon(cluster: Cluster) -> None:
+    """The second worker is started while the first is at work; its chunks are reported within LATE seconds of that."""
+    cluster.scheduler()
+    cluster.worker()
+    started: list[float] = []
+    first_of: dict[str, float] = {}
+
+    def watch(progress: Progress) -> None:
+        for report in progress.reports:
+            first_of.setdefault(report.worker, report.stopped)
+        if progress.reports and not started:
+            started.append(time.time())
+            cluster.worker()
+
+    cp = bigmm.reduce(FORMULA, slow_frame(160), client=str(cluster.file), progress=watch)
+    assert cp.rows.read == 1600
+    assert len(first_of) == 2
+    assert 0.0 < max(first_of.values()) - started[0] < LATE
+
+
+def test_a_cluster_that_adapts_from_nothing() -> None:
+    """No worker is there before there is a task, more come while a pass runs, and all of them take part."""
+    workers: set[str] = set()
+    with LocalCluster(
+        n_workers=0, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
+    ) as own:
+        own.adapt(minimum=0, maximum=2, interval="200ms", target_duration="1s")
+        cp = bigmm.reduce(FORMULA, slow_frame(120), client=own, progress=lambda p: workers.update(report.worker for report in p.reports))
+    assert cp.rows.read == 1200
+    assert len(workers) == 2
+
+
+def test_nobody_ever_comes(cluster: Cluster, files: Path) -> None:
+    cluster.scheduler()
+    with (
+        dask.config.set({"bigmm.timeouts.first-worker": "500 ms"}),
+        pytest.raises(ClusterError, match=r"has had no worker for 0\.5 s: start workers and run again"),
+    ):
+        bigmm.reduce(FORMULA, files, client=str(cluster.file))
+
+
+# workers that differ
+
+
+def test_chunks_go_where_the_resources_are(cluster: Cluster, files: Path) -> None:
+    cluster.scheduler()
+    cluster.worker("--name", "plain")
+    cluster.worker("--name", "large", "--resources", "BIGMM=1")
+    reports: list[ChunkReport] = []
+    with (
+        Client(scheduler_file=str(cluster.file), set_as_default=False) as client,
+        dask.config.set({"bigmm.worker-resources": {"BIGMM": 1}}),
+    ):
+        client.wait_for_workers(2, timeout=60)
+        names = {address: worker["name"] for address, worker in client.scheduler_info()["workers"].items()}
+        cp = bigmm.reduce(FORMULA, files, client=client, progress=lambda progress: reports.extend(progress.reports))
+    assert {names[report.worker] for report in reports} == {"large"}
+    assert cp.digest == bigmm.reduce(FORMULA, files).digest
+
+
+def test_resources_that_nobody_has(cluster: Cluster, files: Path) -> None:
+    cluster.scheduler()
+    cluster.worker()
+    wanted = {"bigmm.worker-resources": {"BIGMM": 1}, "bigmm.timeouts.ask": "500 ms", "bigmm.timeouts.no-workers": "2 s"}
+    with dask.config.set(wanted), pytest.raises(ClusterError, match=r"no worker with the resources \{'BIGMM': 1\.0\} .* for 2 s"):
+        bigmm.reduce(FORMULA, files, client=str(cluster.file))
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with (
+        LocalCluster(1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL) as own,
+        Client(own, set_as_default=False) as started,
+    ):
+        yield started
+
+
+def test_keys_are_clear(client: Client, files: Path) -> None:
+    """What Dask's dashboard groups tasks by."""
+    client.run_on_scheduler(lambda dask_scheduler: None)
+    client.get_task_stream(start=0, stop=0)  # the scheduler notes tasks from now on
+    bigmm.reduce(FORMULA, files, client=client)
+    names = {key_split(task["key"]) for task in client.get_task_stream(count=10_000)}
+    assert {"bigmm-reduce", "bigmm-merge"} <= names
+    assert {name for name in names if "bigmm" in name} == {"bigmm-reduce", "bigmm-merge"}
+
+
+def test_every_chunk_is_reported_once(client: Client, files: Path) -> None:
+    reports: list[ChunkReport] = []
+    bigmm.reduce(FORMULA, files, client=client, progress=lambda progress: reports.extend(progress.reports))
+    assert sorted(report.number for report in reports) == list(range(40))
+    assert all(report.rows == 50 and report.nbytes > 0 and report.stopped >= report.started for report in reports)
+
+
+class TestLogs:
+    """What workers log under "bigmm" is heard here while a pass runs, and not after it."""
+
+    def frame(self) -> Any:
+        def talk(part: pd.DataFrame) -> pd.DataFrame:
+            import logging
+
+            if len(part) and int(part.index[0]) == 0:
+                logging.getLogger("bigmm.talk").warning("a word from a worker")
+            return part
+
+        plain = dd.from_pandas(frame(100), npartitions=4, sort=False)
+        return plain.map_partitions(by_value(talk), meta=plain._meta)
+
+    def test_forwarded(self, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+        bigmm.reduce(FORMULA, self.frame(), client=client)
+        deadline = time.monotonic() + 10
+        while not (heard := [record for record in caplog.records if record.name == "bigmm.talk"]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [record.getMessage() for record in heard] == ["a word from a worker"]
+
+    def test_undone(self, client: Client, files: Path) -> None:
+        bigmm.reduce(FORMULA, files, client=client)
+        (handlers,) = client.run(lambda: len(__import__("logging").getLogger("bigmm").handlers)).values()
+        assert handlers == 0
+
+    def test_not_wanted(self, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+        with dask.config.set({"bigmm.forward-logs": False}):
+            bigmm.reduce(FORMULA, self.frame(), client=client)
+        time.sleep(0.5)
+        assert not [record for record in caplog.records if record.name == "bigmm.talk"]
+
+
+# little memory
+
+
+def test_spilling(tmp_path: Path) -> None:
+    """A worker that may keep far less than the partial crossproducts of a batch writes them to disk, and the result is the same."""
+    for number in range(48):
+        pq.write_table(pa.Table.from_pandas(frame(20_000, number, 40_000), preserve_index=False), tmp_path / f"{number}.parquet")
+    expected = bigmm.reduce(FORMULA, tmp_path, client=0)
+    memory = {"distributed.worker.memory.target": 0.01, "distributed.worker.memory.spill": False, "distributed.worker.memory.pause": False}
+    with (
+        dask.config.set(memory),
+        LocalCluster(1, threads_per_worker=1, memory_limit="1 GiB", dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL) as own,
+        Client(own, set_as_default=False) as client,
+    ):
+        found = bigmm.reduce(FORMULA, tmp_path, client=client)
+        (written,) = client.run(lambda dask_worker: dict(dask_worker.data.cumulative_metrics)).values()
+    assert found.digest == expected.digest
+    on_disk = sum(amount for key, amount in written.items() if "disk-write" in str(key) and "bytes" in str(key))
+    assert on_disk > 10e6
+
+
+def test_a_tuple_of_crossproducts_has_its_size(files: Path) -> None:
+    cp = bigmm.reduce(FORMULA, files)
+    for count in (1, 3, 9):
+        assert sizeof((cp,) * count) == pytest.approx(count * cp.nbytes, rel=0.1, abs=1000)
