@@ -1,44 +1,41 @@
-"""Safeguarded second-order steps: the average information, corrected by the last change of the gradient.
+"""Second-order steps in the covariance matrices, which may become singular in one of them.
 
-Steps are solved for in theta and taken in the covariance matrices: Sigma = T T' moves by dT T' + T dT', in which
-the objective is smooth where a variance vanishes; theta itself has a stationary point at zero whatever the data say.
-A vanishing diagonal entry is held at a floor just above zero, and there the derivative with respect to the
-variance decides whether it stays.
+In Sigma = T T' the objective is smooth where a variance vanishes, and what may not happen is a negative variance. So
+each step minimizes a quadratic model in all Sigma at once among the positive semidefinite matrices (`conic`): the
+slope K - Q and the average information, corrected by the last change of the slope. A step ends on the boundary where
+the model wants it there, and leaves it by the same rule: at a vanished variance the slope in the variance decides,
+not that in theta, which is zero there whatever the data say. Diagonal entries of T are kept at a floor just above
+zero, where all derivatives still exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import scipy.linalg
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
-from bigmm.solver.covariance import RelativeCovariance, TermCovariance
+from bigmm.solver.conic import Blocks, Model, minimize_model
+from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
 
-#: Newton's step is trusted to shrink or grow a standard deviation by these factors; no step goes beyond the third.
-_SHRINK, _GROW, _VANISH = 5.0, 4.0, 1e5
 #: Decrements below this are not worth a step, whatever the size of the objective.
 _TOLERANCE = 1e-10
-#: T'Z'Z T of a term that its columns, all zero, say nothing about.
-_NO_DATA = 1e-12
 #: Part of the predicted decrease that a step has to bring.
 _ARMIJO = 1e-4
-#: An entry within this factor of its floor may be held there.
-_HELD = 1.0001
-#: Sizes of a variance, in squared floors, at which a vanished one is tried, and the gain that counts.
-_BEYOND, _GAIN = (1e6, 1e4, 1e2), 1e-7
+#: Where K and Q differ by more than this factor the average information is made the expected one ...
+_NEAR = 3.0
+#: ... as far as this factor.
+_FAR = 1e6
+#: The damping of a step that did not lower the objective, how it grows with every other, and when that has no use any more.
+_DAMPING, _MORE, _MOST = 0.1, 10.0, 1e9
 #: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
 _CERTAIN = 1e-6
-#: Searches that start again beyond a zero, at most.
-_ESCAPES = 5
-#: A diagonal entry below this many floors is near zero.
-_NEAR = 100.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,15 +46,18 @@ class Minimum:
     ----------
     theta : array
     objective : float
+    gradient : float
+        Largest derivative in theta, each in units of its scale, where the decrement was taken.
     decrement : float
-        How much a further step could lower the objective: half of g'H^-1 g over the entries that are free.
+        How much a further step could lower the objective: what the quadratic model gains among all covariance matrices.
     converged : bool
-        The decrement is below the tolerance, and no vanished variance wants to grow.
+        The decrement is below the tolerance.
     reason : str
     """
 
     theta: Array
     objective: float
+    gradient: float
     decrement: float
     converged: bool
     reason: str
@@ -70,7 +70,6 @@ class _Point:
     derivatives: Derivatives
 
 
-Mask = npt.NDArray[np.bool_]
 Evaluate = Callable[[Array], "tuple[float, Callable[[], Derivatives] | None]"]
 
 
@@ -98,48 +97,46 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
     point = search.at(np.maximum(start, floor))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    H, damping, stalled = point.derivatives.information, 0.0, 0
+    H, damping, stalled = search.information(point), 0.0, 0
     while True:
-        g = point.derivatives.gradient
-        held = (point.theta <= floor * _HELD) & (g >= 0.0)
-        step, decrement = _step(g, H, ~held, damping)
+        step, decrement = search.propose(point, H, 0.0)
         if decrement <= max(_TOLERANCE, tolerance * abs(point.objective)) or stalled >= _STALLED:
-            beyond = search.escape(point)
-            if beyond is None:
-                return search.last_step(point, step, held, decrement)
-            point, H, damping, stalled = beyond, beyond.derivatives.information, 0.0, 0
-            continue
-        found = search.better(point, H, held, damping)
+            return search.last_step(point, step, decrement)
+        found = search.better(point, H, damping)
         if found is None:
-            return Minimum(point.theta, point.objective, decrement, False, search.reason)
-        new, easy = found
+            return search.ended(point, decrement, converged=False, reason=search.reason)
+        new, damping = found
         stalled = stalled + 1 if new.objective > point.objective - _noise(point.objective) else 0
-        damping = damping / 10.0 if easy else max(10.0 * damping, 0.01)
-        H = _corrected(new.derivatives.information, new.theta - point.theta, new.derivatives.gradient - g)
+        H = search.corrected(point, new)
         point = new
 
 
 class _Search:
-    """Evaluations, counted, and the proposals that are tried from one point."""
+    """Evaluations, counted, and the steps that are tried from one point; in units that make one level's data worth 1."""
 
     def __init__(self, evaluate: Evaluate, covariance: RelativeCovariance, floor: Array, maxeval: int) -> None:
         self.evaluate, self.covariance, self.floor = evaluate, covariance, floor
-        self.left, self.escapes = maxeval, _ESCAPES
-        self.shrunk = [0] * len(covariance.terms)  # how often in a row a term has shrunk as far as it may
+        self.left = maxeval
+        self.blocks = Blocks(covariance, floor)
 
     @property
     def reason(self) -> str:
         """Why nothing better was found."""
         return "no step lowers the objective" if self.left > 0 else "maxeval reached"
 
-    def last_step(self, point: _Point, step: Array, held: Mask, decrement: float) -> Minimum:
+    def ended(self, point: _Point, decrement: float, *, converged: bool, reason: str) -> Minimum:
+        """The search ends at a point."""
+        gradient = float(np.abs(point.derivatives.gradient * self.blocks.row_scale).max())
+        return Minimum(point.theta, point.objective, gradient, decrement, converged, reason)
+
+    def last_step(self, point: _Point, theta: Array, decrement: float) -> Minimum:
         """The step that gains next to nothing is taken all the same, without derivatives: it doubles the digits of theta."""
-        theta = self._move(point, step, held)
         value, _ = self.evaluate(theta) if self.left > 0 else (np.nan, None)
         better = value <= point.objective + _noise(point.objective)
         certain = decrement <= _CERTAIN + 10.0 * _noise(point.objective)
         reason = "no step can lower the objective" if certain else "steps lower the objective no more"
-        return Minimum(theta if better else point.theta, value if better else point.objective, decrement, certain, reason)
+        last = _Point(theta, value, point.derivatives) if better else point
+        return self.ended(last, decrement, converged=certain, reason=reason)
 
     def at(self, theta: Array, below: float = np.inf) -> _Point | None:
         """The point at theta with its derivatives, if its objective lies below a bound."""
@@ -149,143 +146,61 @@ class _Search:
         value, derive = self.evaluate(theta)
         return _Point(theta, value, derive()) if derive is not None and np.isfinite(value) and value <= below else None
 
-    def better(self, point: _Point, H: Array, held: Mask, damping: float) -> tuple[_Point, bool] | None:
-        """A point with a lower objective, and whether the first proposal gave it."""
-        for number, theta in enumerate(self._proposals(point, H, held, damping)):
-            decrease = min(float(point.derivatives.gradient @ (theta - point.theta)), 0.0)
-            new = self.at(theta, point.objective + _ARMIJO * decrease + _noise(point.objective))
+    def propose(self, point: _Point, H: Array, damping: float) -> tuple[Array, float]:
+        """Theta of the model's minimum, and how much lower the model is there."""
+        model = Model(self.slope(point), H + damping * np.diag(np.diag(H)))
+        return minimize_model(model, self.blocks, point.theta, self.floor)
+
+    def better(self, point: _Point, H: Array, damping: float) -> tuple[_Point, float] | None:
+        """A point with a lower objective, and the damping of the next step: what failed is made shorter."""
+        failed = False
+        while damping <= _MOST and self.left > 0:
+            theta, decrement = self.propose(point, H, damping)
+            new = self.at(theta, point.objective - _ARMIJO * decrement + _noise(point.objective))
             if new is not None:
-                self.shrunk = [count + 1 if self._has_shrunk(i, point, new) else 0 for i, count in enumerate(self.shrunk)]
-                return new, number == 0
-            if self.left <= 0:
-                return None
+                return new, damping if failed else (0.0 if damping <= _DAMPING else damping / _MORE)
+            failed, damping = True, max(_DAMPING, damping * _MORE)
         return None
 
-    def _proposals(self, point: _Point, H: Array, held: Mask, damping: float) -> Iterator[Array]:
-        """Newton's step, where it can be trusted; an EM step; ever shorter steps."""
-        g = point.derivatives.gradient
-        step, _ = _step(g, H, ~held, damping)
-        yield self._move(point, step, held)
-        yield self._each_term(point, lambda precision, spread: precision + spread)
-        for shorter in 10.0 ** np.arange(-2.0, 9.0):
-            if shorter > damping:
-                step, _ = _step(g, H, ~held, shorter)
-                yield self._move(point, step, held)
+    def slope(self, point: _Point) -> Array:
+        """Derivative in the entries of Sigma, scaled; an entry below the diagonal counts with its mirror."""
+        K, Q = point.derivatives.K, point.derivatives.Q
+        return self.blocks.dual([k - q for k, q in zip(K, Q, strict=True)])
 
-    def _move(self, point: _Point, step: Array, held: Mask) -> Array:
-        """A step, with the terms that it would change too much moved as if the design were balanced."""
-        new = point.theta.copy()
-        for i, term in enumerate(self.covariance.terms):
-            T, dT = self.covariance.template(term, point.theta), self.covariance.template(term, step)
-            A = np.linalg.solve(T, dT)
-            growth = np.linalg.eigvalsh(np.eye(len(A)) + A + A.T)
-            if held[term.theta].any():
-                moved = _additive(T, dT)
-            elif growth[0] > _SHRINK**-2 and growth[-1] < _GROW**2:
-                moved = T @ _factor(np.eye(len(A)) + A + A.T)
-            else:
-                moved = T @ _balanced(*self._moments(point, term), least=_SHRINK ** -float(2 * (self.shrunk[i] + 1) ** 2))
-            new[term.theta] = self.covariance.entries_of(moved)
-        return np.maximum(new, self.floor)
+    def information(self, point: _Point) -> Array:
+        """The average information, scaled; as the expected one would be in directions in which it is far from it.
 
-    def _has_shrunk(self, i: int, old: _Point, new: _Point) -> bool:
-        term = self.covariance.terms[i]
-        change = np.linalg.solve(self.covariance.template(term, old.theta), self.covariance.template(term, new.theta))
-        return bool(np.linalg.svd(change, compute_uv=False)[-1] < 1.5 / _SHRINK ** float((self.shrunk[i] + 1) ** 2))
-
-    def _moments(self, point: _Point, term: TermCovariance) -> tuple[Array, Array]:
-        at = (term.columns, term.columns)
-        return point.derivatives.precision[term.group][at], point.derivatives.spread[term.group][at]
-
-    def _each_term(self, point: _Point, relative: Callable[[Array, Array], Array]) -> Array:
-        """Sigma becomes T (a function of the term's moments) T' for every term."""
-        new = point.theta.copy()
-        for term in self.covariance.terms:
-            T = self.covariance.template(term, point.theta)
-            new[term.theta] = self.covariance.entries_of(T @ _factor(relative(*self._moments(point, term))))
-        return np.maximum(new, self.floor)
-
-    def escape(self, point: _Point) -> _Point | None:
-        """A better point beyond a zero, if the objective falls when a vanished variance grows.
-
-        The derivative in Sigma is T^-T (l I - l E) T^-1; a minimum on the boundary has no negative direction of it.
+        In a balanced one-factor design the average information of a term is tr(dSigma K dSigma Q) / l, the expected one
+        tr(dSigma K dSigma K) / l, whose steps end at the optimum from anywhere. With Q y = mu K y the change of variables
+        dSigma -> R dSigma R', R = sum of mu^-1/4 y y'K, turns the one into the other.
         """
-        for term in self.covariance.terms if self.escapes else ():
-            T, least = self.covariance.template(term, point.theta), np.diag(self.covariance.template(term, self.floor))
-            if (np.diag(T) > _NEAR * least).all():
-                continue
-            precision, spread = self._moments(point, term)
-            inverse = np.linalg.inv(T / least[:, None])
-            slopes, vectors = np.linalg.eigh(inverse.T @ (np.eye(term.size) - precision - spread) @ inverse)
-            direction = least * vectors[:, 0]
-            for size in _BEYOND if slopes[0] < 0.0 else ():
-                theta = point.theta.copy()
-                theta[term.theta] = self.covariance.entries_of(_cholesky(T @ T.T + size * np.outer(direction, direction)))
-                beyond = self.at(np.maximum(theta, self.floor), point.objective - _GAIN)
-                if beyond is not None:
-                    self.escapes -= 1
-                    return beyond
-        return None
+        H = point.derivatives.information * np.outer(self.blocks.scale, self.blocks.scale)
+        C = self.blocks.congruence([self._towards_expected(point, term) for term in range(len(self.covariance.terms))])
+        H = C.T @ H @ C
+        return np.asarray(H + 1e-12 * max(float(np.diag(H).max()), 1e-300) * np.eye(len(H)))
 
+    def _towards_expected(self, point: _Point, index: int) -> Array:
+        term = self.covariance.terms[index]
+        at, s = (term.columns, term.columns), self.blocks.units[index]
+        K, Q = (np.outer(s, s) * (M[term.group][at] + M[term.group][at].T) / 2 for M in (point.derivatives.K, point.derivatives.Q))
+        try:
+            mu, Y = scipy.linalg.eigh(Q, K)
+        except np.linalg.LinAlgError:  # no data, or beyond double precision
+            return np.eye(term.size)
+        factor = np.where((mu > 1.0 / _NEAR) & (mu < _NEAR), 1.0, np.clip(mu, 1.0 / _FAR, _FAR) ** -0.25)
+        return np.asarray((Y * factor) @ Y.T @ K)
 
-def _step(g: Array, H: Array, free: Mask, damping: float) -> tuple[Array, float]:
-    """Damped Newton step on the free entries, and half of g'H^-1 g there."""
-    step = np.zeros_like(g)
-    if not free.any():
-        return step, 0.0
-    inner = H[np.ix_(free, free)]
-    scale = np.sqrt(np.maximum(np.diag(inner), 1e-300))
-    values, vectors = np.linalg.eigh(inner / np.outer(scale, scale))
-    values = np.maximum(values, 1e-8)
-    along = vectors.T @ (g[free] / scale)
-    step[free] = -(vectors @ (along / (values + damping))) / scale
-    return step, float(0.5 * (along**2 / values).sum())
-
-
-def _balanced(precision: Array, spread: Array, least: float) -> Array:
-    """Factor of M with which Sigma_new = T M T' would be the optimum of a balanced one-factor design.
-
-    There T'Z'Z T + I = X is the same for every level, so that the precision is X^-1, and with Y = X - I
-    the spread is X^-1 (Y M Y + Y) X^-1; both are averages over levels in any design. M shrinks a variance by `least`
-    at most: what looks like zero from far away need not be.
-    """
-    X = np.linalg.inv((precision + precision.T) / 2)
-    Y = X - np.eye(len(X))
-    if np.linalg.eigvalsh(Y)[0] <= _NO_DATA:
-        return _factor(precision + spread, least)
-    inverse_Y = np.linalg.inv(Y)
-    return _factor(inverse_Y @ (X @ spread @ X - Y) @ inverse_Y, least)
-
-
-def _factor(M: Array, least: float = 0.0) -> Array:
-    """Cholesky factor of a relative covariance matrix, its eigenvalues kept within bounds."""
-    values, vectors = np.linalg.eigh((M + M.T) / 2)
-    roots = np.sqrt(np.clip(values, max(least, _VANISH**-2), _VANISH**2))
-    R: Array = np.linalg.qr((vectors * roots).T)[1]  # M = (V sqrt(D))(V sqrt(D))' = R'R; cholesky() could fail by rounding
-    return R.T * np.where(np.diag(R) < 0.0, -1.0, 1.0)
-
-
-def _cholesky(M: Array) -> Array:
-    return np.asarray(np.linalg.cholesky(M), dtype=np.float64)
+    def corrected(self, old: _Point, new: _Point) -> Array:
+        """The BFGS update of the information: it then agrees with the last change of the slope."""
+        H = self.information(new)
+        moved, change = self.blocks.entries(new.theta) - self.blocks.entries(old.theta), self.slope(new) - self.slope(old)
+        Hs = H @ moved
+        curvature, model = float(change @ moved), float(moved @ Hs)
+        if curvature <= 0.05 * model or curvature > 20 * model or model <= 0.0:
+            return H
+        return np.asarray(H - np.outer(Hs, Hs) / model + np.outer(change, change) / curvature)
 
 
 def _noise(objective: float) -> float:
     """Rounding of an objective."""
     return 1e-14 * abs(objective)
-
-
-def _additive(T: Array, dT: Array) -> Array:
-    """T + dT, with diagonal entries that neither change sign nor jump."""
-    new = T + dT
-    old, diagonal = np.diag(T), np.diag(new).copy()
-    np.fill_diagonal(new, np.clip(diagonal, old / _SHRINK, old * _GROW))
-    return new
-
-
-def _corrected(H: Array, moved: Array, change: Array) -> Array:
-    """The BFGS update of H: it then agrees with the last change of the gradient."""
-    Hs = H @ moved
-    curvature, model = float(change @ moved), float(moved @ Hs)
-    if curvature <= 0.05 * model or curvature > 20 * model or model <= 0.0:
-        return H
-    return H - np.outer(Hs, Hs) / model + np.outer(change, change) / curvature

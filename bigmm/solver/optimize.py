@@ -202,7 +202,7 @@ def _newton(
     try:
         found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=settings.maxeval)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
-        found = Minimum(*recorder.best, np.inf, False, f"Newton's steps failed ({error})")
+        found = Minimum(*recorder.best, np.inf, np.inf, False, f"Newton's steps failed ({error})")
     if found.converged or len(recorder.trace) >= settings.maxeval:
         return found.reason, found.converged, found.decrement
     limit = min(settings.maxeval, len(recorder.trace) + _RESCUE * (len(start) + 1))

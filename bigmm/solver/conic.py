@@ -1,0 +1,165 @@
+"""The minimum of a quadratic function of covariance matrices among the positive semidefinite ones.
+
+A model is g's + s'H s / 2 in the change s of the entries of all Sigma. It is convex, and the matrices are written as T T'
+with square T: every minimum in T of full size is then the minimum (Burer and Monteiro 2005, doi:10.1007/s10107-004-0564-1),
+and Newton's steps find it on the boundary as fast as inside. Entries have the units of `Blocks`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bigmm.columns import Array
+from bigmm.solver.covariance import RelativeCovariance
+
+#: Steps at most, and when they end: what they still gain, as a part of what was gained.
+_STEPS, _ENOUGH = 100, 1e-7
+#: From where the search begins, a diagonal entry is no smaller than this: at zero every direction looks flat.
+_LEAST = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """g's + s'H s / 2."""
+
+    g: Array
+    H: Array
+
+
+class Blocks:
+    """Entries of all Sigma = T T', in theta's order, in units in which one level's data tell variances of about 1 from 0.
+
+    Attributes
+    ----------
+    units : list of (k,)
+        For each term the standard deviations that make units.
+    scale, row_scale : (theta,)
+        Units of the entries of Sigma, and of T.
+    """
+
+    def __init__(self, covariance: RelativeCovariance, floor: Array) -> None:
+        self.terms = covariance.terms
+        self.groups = len(covariance.sizes)
+        self.sizes = covariance.sizes
+        lower = [np.triu_indices(term.size) for term in self.terms]
+        self.rows, self.columns = [rows for _, rows in lower], [columns for columns, _ in lower]
+        self.units = [1e4 * floor[term.theta][r == c] for term, r, c in zip(self.terms, self.rows, self.columns, strict=True)]
+        pairs = list(zip(self.units, self.rows, self.columns, strict=True))
+        self.row_scale = np.concatenate([s[r] for s, r, _ in pairs])
+        self.scale = np.concatenate([s[r] * s[c] for s, r, c in pairs])
+
+    def templates(self, theta: Array) -> list[Array]:
+        """T of every term, in units."""
+        out = []
+        for term, rows, columns in zip(self.terms, self.rows, self.columns, strict=True):
+            T = np.zeros((term.size, term.size))
+            T[rows, columns] = theta[term.theta] / self.row_scale[term.theta]
+            out.append(T)
+        return out
+
+    def theta(self, templates: list[Array]) -> Array:
+        """Theta with diagonal entries that are not negative: Sigma does not see the sign of a column."""
+        signed = [T * np.where(np.diag(T) < 0.0, -1.0, 1.0) for T in templates]
+        return self.gather(signed) * self.row_scale
+
+    def gather(self, matrices: list[Array]) -> Array:
+        """The entries that stand where theta's do, of one matrix a term."""
+        return np.concatenate([M[r, c] for M, r, c in zip(matrices, self.rows, self.columns, strict=True)])
+
+    def entries(self, theta: Array) -> Array:
+        """Entries of all Sigma."""
+        return self.gather([T @ T.T for T in self.templates(theta)])
+
+    def dual(self, of_groups: list[Array]) -> Array:
+        """Derivatives in the entries from derivatives in Sigma, one symmetric matrix a grouping factor."""
+        parts = [of_groups[term.group][term.columns, term.columns] for term in self.terms]
+        return self.gather([M + M.T - np.diag(np.diag(M)) for M in parts]) * self.scale
+
+    def symmetric(self, dual: Array) -> list[Array]:
+        """One symmetric matrix a term from derivatives in the entries."""
+        out = []
+        for term, rows, columns in zip(self.terms, self.rows, self.columns, strict=True):
+            M = np.zeros((term.size, term.size))
+            M[rows, columns] = dual[term.theta] / 2.0
+            out.append(M + M.T)
+        return out
+
+    def congruence(self, R: list[Array]) -> Array:
+        """The matrix that takes the entries of S to those of R S R', for every term."""
+        out = np.zeros((len(self.scale), len(self.scale)))
+        for term, r, c, M in zip(self.terms, self.rows, self.columns, R, strict=True):
+            both = M[r][:, r] * M[c][:, c] + M[r][:, c] * M[c][:, r]
+            out[term.theta, term.theta] = np.where(r == c, both / 2.0, both)
+        return out
+
+    def jacobian(self, templates: list[Array]) -> Array:
+        """Derivative of the entries of Sigma in those of T."""
+        out = np.zeros((len(self.scale), len(self.scale)))
+        for term, r, c, T in zip(self.terms, self.rows, self.columns, templates, strict=True):
+            a, b = r[:, None], c[:, None]
+            out[term.theta, term.theta] = (a == r) * T[b, c] + (b == r) * T[a, c]
+        return out
+
+    def curvature(self, slopes: list[Array]) -> Array:
+        """Second derivative in T of tr(slope T T')."""
+        out = np.zeros((len(self.scale), len(self.scale)))
+        for term, r, c, M in zip(self.terms, self.rows, self.columns, slopes, strict=True):
+            out[term.theta, term.theta] = 2.0 * (c[:, None] == c) * M[r[:, None], r]
+        return out
+
+
+Mask = npt.NDArray[np.bool_]
+
+
+def minimize_model(model: Model, blocks: Blocks, theta: Array, floor: Array) -> tuple[Array, float]:
+    """Theta of the minimum of a model around `theta`, no diagonal entry below its floor, and how much lower it is there."""
+    origin = blocks.entries(theta)
+    x = blocks.gather([_raised(T) for T in blocks.templates(theta)])
+    value = _value(model, blocks, x, origin)
+    for _ in range(_STEPS):
+        step, gain = _newton_step(model, blocks, x, origin)
+        if gain <= _ENOUGH * max(-value, 0.0) + 1e-15:
+            break
+        for shorter in 0.5 ** np.arange(30):
+            lower = _value(model, blocks, x + shorter * step, origin)
+            if lower < value:
+                break
+        else:
+            break
+        x, value = x + shorter * step, lower
+    found = np.maximum(blocks.theta(_matrices(blocks, x)), floor)
+    return found, max(-_value(model, blocks, found / blocks.row_scale, origin), 0.0)
+
+
+def _raised(T: Array) -> Array:
+    """T with a diagonal off zero."""
+    T = T.copy()
+    np.fill_diagonal(T, np.maximum(np.diag(T), _LEAST))
+    return T
+
+
+def _matrices(blocks: Blocks, x: Array) -> list[Array]:
+    return blocks.templates(x * blocks.row_scale)
+
+
+def _value(model: Model, blocks: Blocks, x: Array, origin: Array) -> float:
+    s = blocks.gather([T @ T.T for T in _matrices(blocks, x)]) - origin
+    return float(model.g @ s + 0.5 * s @ model.H @ s)
+
+
+def _newton_step(model: Model, blocks: Blocks, x: Array, origin: Array) -> tuple[Array, float]:
+    """Newton's step in T, away from saddles too, and what it promises."""
+    templates = _matrices(blocks, x)
+    s = blocks.gather([T @ T.T for T in templates]) - origin
+    dual = model.g + model.H @ s
+    J = blocks.jacobian(templates)
+    gradient = J.T @ dual
+    second = J.T @ model.H @ J + blocks.curvature(blocks.symmetric(dual))
+    size = np.sqrt(np.maximum(np.abs(np.diag(second)), 1e-300))
+    values, vectors = np.linalg.eigh(second / np.outer(size, size))
+    values = np.maximum(np.abs(values), 1e-10)
+    along = vectors.T @ (gradient / size)
+    return -(vectors @ (along / values)) / size, float(0.5 * (along**2 / values).sum())
