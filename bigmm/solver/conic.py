@@ -15,6 +15,8 @@ import numpy.typing as npt
 from bigmm.columns import Array
 from bigmm.solver.covariance import RelativeCovariance
 
+#: A diagonal entry of T is kept above this part of its unit.
+FLOOR = 1e-3
 #: Steps at most, and when they end: what they still gain, as a part of what was gained.
 _STEPS, _ENOUGH = 100, 1e-7
 #: From where the search begins, a diagonal entry is no smaller than this: at zero every direction looks flat.
@@ -46,7 +48,7 @@ class Blocks:
         self.sizes = covariance.sizes
         lower = [np.triu_indices(term.size) for term in self.terms]
         self.rows, self.columns = [rows for _, rows in lower], [columns for columns, _ in lower]
-        self.units = [1e4 * floor[term.theta][r == c] for term, r, c in zip(self.terms, self.rows, self.columns, strict=True)]
+        self.units = [floor[term.theta][r == c] / FLOOR for term, r, c in zip(self.terms, self.rows, self.columns, strict=True)]
         pairs = list(zip(self.units, self.rows, self.columns, strict=True))
         self.row_scale = np.concatenate([s[r] for s, r, _ in pairs])
         self.scale = np.concatenate([s[r] * s[c] for s, r, c in pairs])

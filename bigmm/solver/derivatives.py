@@ -151,7 +151,7 @@ def _directions(T: Array, u: Array, entries: list[tuple[int, int, int]], out: Ar
 
 
 def _add_inverse(pls: PenalizedLeastSquares, sums: _Sums) -> None:
-    """The parts of E with S^-1; turns the factor into the inverse, and B into W C Lambda."""
+    """The parts of E with S^-1; turns the factor into the inverse, and B_j into L_j^-T B_j."""
     if pls.factor is None:
         return
     pls.factor.invert()
@@ -159,9 +159,8 @@ def _add_inverse(pls: PenalizedLeastSquares, sums: _Sums) -> None:
         sums.E[g] = sums.E[g] + block
     leaves, leading = pls.layout.leaves, pls.layout.leading
     if leaves is not None and leading is not None:
-        elimination.unscale_leaf_rows(leaves.indptr, pls.V, pls.B)
-        inverse_T = _inverse(pls.templates[leading])
-        sums.E[leading] = sums.E[leading] + inverse_T @ pls.factor.leaf_traces(pls.B) @ inverse_T.T
+        elimination.spherical_leaf_rows(leaves.indptr, pls.V, _inverse(pls.templates[leading]), pls.B)
+        sums.E[leading] = sums.E[leading] + pls.factor.leaf_traces(pls.B)
 
 
 def _average_information(sums: _Sums, evaluation: Evaluation, nu: int) -> Array:

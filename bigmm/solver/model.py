@@ -14,6 +14,7 @@ from bigmm.errors import ModelError
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice
 from bigmm.solver.cholmod import NotPositiveDefiniteError
+from bigmm.solver.conic import FLOOR
 from bigmm.solver.derivatives import Derivatives, differentiate
 from bigmm.solver.optimize import Optimizer, minimize
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
@@ -160,7 +161,7 @@ class LinearMixedModel:
             square = float(group.ZtZ[:, row, row].sum()) or float(self.selected.blocks.nobs)
             diagonal = row == column
             start.append(np.sqrt(self.selected.blocks.nobs / square) if diagonal else 0.0)
-            floor.append(1e-4 * np.sqrt(group.q / square) if diagonal else -np.inf)
+            floor.append(FLOOR * np.sqrt(group.q / square) if diagonal else -np.inf)
         return np.array(start), np.array(floor)
 
     def fit(

@@ -102,7 +102,7 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
         step, decrement = search.propose(point, H, 0.0)
         if decrement <= max(_TOLERANCE, tolerance * abs(point.objective)) or stalled >= _STALLED:
             return search.last_step(point, step, decrement)
-        found = search.better(point, H, damping)
+        found = search.better(point, H, damping, (step, decrement))
         if found is None:
             return search.ended(point, decrement, converged=False, reason=search.reason)
         new, damping = found
@@ -151,11 +151,11 @@ class _Search:
         model = Model(self.slope(point), H + damping * np.diag(np.diag(H)))
         return minimize_model(model, self.blocks, point.theta, self.floor)
 
-    def better(self, point: _Point, H: Array, damping: float) -> tuple[_Point, float] | None:
+    def better(self, point: _Point, H: Array, damping: float, undamped: tuple[Array, float]) -> tuple[_Point, float] | None:
         """A point with a lower objective, and the damping of the next step: what failed is made shorter."""
         failed = False
         while damping <= _MOST and self.left > 0:
-            theta, decrement = self.propose(point, H, damping)
+            theta, decrement = self.propose(point, H, damping) if damping else undamped
             new = self.at(theta, point.objective - _ARMIJO * decrement + _noise(point.objective))
             if new is not None:
                 return new, damping if failed else (0.0 if damping <= _DAMPING else damping / _MORE)
