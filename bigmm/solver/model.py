@@ -16,6 +16,7 @@ from bigmm.formula.coding import ContrastChoice
 from bigmm.solver.cholmod import NotPositiveDefiniteError
 from bigmm.solver.conic import FLOOR
 from bigmm.solver.derivatives import Derivatives, differentiate
+from bigmm.solver.moments import moment_start
 from bigmm.solver.optimize import Optimizer, minimize
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
 from bigmm.solver.select import SelectedModel, select
@@ -190,12 +191,17 @@ class LinearMixedModel:
 
         settings = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer or "newton")
         own, floor = self.scale
-        default = own if settings.method == "newton" else self.theta0
-        theta = self.selected.covariance.check(default if start is None else start)
+        theta = self.selected.covariance.check(self._default_start(settings, own, floor) if start is None else start)
         if settings.method == "newton":  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
         found = minimize(self._with_derivatives, self.selected.covariance, theta, floor, settings, on_evaluation)
         return estimate(self, found)
+
+    def _default_start(self, settings: Optimizer, own: Array, floor: Array) -> Array:
+        """By moments for Newton's steps; `theta0` for the others, as in lme4."""
+        if settings.method != "newton":
+            return self.theta0
+        return moment_start(self.selected.blocks, self.selected.covariance, own, floor / FLOOR)
 
     def _with_derivatives(self, theta: Array) -> tuple[float, Callable[[], Derivatives]]:
         value, evaluation = self.evaluate(theta)

@@ -23,7 +23,7 @@ from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
 
 #: Decrements below this are not worth a step, whatever the size of the objective.
-_TOLERANCE = 1e-10
+_TOLERANCE = 1e-9
 #: Part of the predicted decrease that a step has to bring.
 _ARMIJO = 1e-4
 #: Where K and Q differ by more than this factor the average information is made the expected one ...
@@ -32,6 +32,8 @@ _NEAR = 3.0
 _FAR = 1e6
 #: The damping of a step that did not lower the objective, how it grows with every other, and when that has no use any more.
 _DAMPING, _MORE, _MOST = 0.1, 10.0, 1e9
+#: So many changes of the slope correct the information once a step can lower the objective by no more than this.
+_MEMORY, _CLOSE = 5, 0.1
 #: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
@@ -85,7 +87,7 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
     floor : (theta,)
         Positive for diagonal entries, minus infinity elsewhere.
     tolerance : float
-        Stop when a step could lower the objective by no more than this part of it (or 1e-10).
+        Stop when a step could lower the objective by no more than this part of it (or 1e-9).
     maxeval : int
 
     Raises
@@ -107,7 +109,7 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
             return search.ended(point, decrement, converged=False, reason=search.reason)
         new, damping = found
         stalled = stalled + 1 if new.objective > point.objective - _noise(point.objective) else 0
-        H = search.corrected(point, new)
+        H = search.corrected(point, new, decrement)
         point = new
 
 
@@ -117,6 +119,7 @@ class _Search:
     def __init__(self, evaluate: Evaluate, covariance: RelativeCovariance, floor: Array, maxeval: int) -> None:
         self.evaluate, self.covariance, self.floor = evaluate, covariance, floor
         self.left = maxeval
+        self.changes: list[tuple[Array, Array]] = []
         self.blocks = Blocks(covariance, floor)
 
     @property
@@ -130,13 +133,19 @@ class _Search:
         return Minimum(point.theta, point.objective, gradient, decrement, converged, reason)
 
     def last_step(self, point: _Point, theta: Array, decrement: float) -> Minimum:
-        """The step that gains next to nothing is taken all the same, without derivatives: it doubles the digits of theta."""
-        value, _ = self.evaluate(theta) if self.left > 0 else (np.nan, None)
+        """The step that gains next to nothing is taken all the same, without derivatives: it doubles the digits of theta.
+
+        Entries at their floor are put at zero, where a singular fit ends.
+        """
+        vanished = np.where(theta == self.floor, 0.0, theta)
+        value, last = self._without_derivatives(vanished), vanished
+        if not value <= point.objective + _noise(point.objective) and (vanished != theta).any():
+            value, last = self._without_derivatives(theta), theta
         better = value <= point.objective + _noise(point.objective)
         certain = decrement <= _CERTAIN + 10.0 * _noise(point.objective)
         reason = "no step can lower the objective" if certain else "steps lower the objective no more"
-        last = _Point(theta, value, point.derivatives) if better else point
-        return self.ended(last, decrement, converged=certain, reason=reason)
+        end = _Point(last, value, point.derivatives) if better else point
+        return self.ended(end, decrement, converged=certain, reason=reason)
 
     def at(self, theta: Array, below: float = np.inf) -> _Point | None:
         """The point at theta with its derivatives, if its objective lies below a bound."""
@@ -146,6 +155,12 @@ class _Search:
         value, derive = self.evaluate(theta)
         return _Point(theta, value, derive()) if derive is not None and np.isfinite(value) and value <= below else None
 
+    def _without_derivatives(self, theta: Array) -> float:
+        if self.left <= 0:
+            return np.nan
+        self.left -= 1
+        return self.evaluate(theta)[0]
+
     def propose(self, point: _Point, H: Array, damping: float) -> tuple[Array, float]:
         """Theta of the model's minimum, and how much lower the model is there."""
         model = Model(self.slope(point), H + damping * np.diag(np.diag(H)))
@@ -153,13 +168,13 @@ class _Search:
 
     def better(self, point: _Point, H: Array, damping: float, undamped: tuple[Array, float]) -> tuple[_Point, float] | None:
         """A point with a lower objective, and the damping of the next step: what failed is made shorter."""
-        failed = False
         while damping <= _MOST and self.left > 0:
             theta, decrement = self.propose(point, H, damping) if damping else undamped
             new = self.at(theta, point.objective - _ARMIJO * decrement + _noise(point.objective))
             if new is not None:
-                return new, damping if failed else (0.0 if damping <= _DAMPING else damping / _MORE)
-            failed, damping = True, max(_DAMPING, damping * _MORE)
+                damping = damping / _MORE if point.objective - new.objective > 0.5 * decrement else damping
+                return new, damping if damping >= _DAMPING else 0.0
+            damping = max(_DAMPING, damping * _MORE)
         return None
 
     def slope(self, point: _Point) -> Array:
@@ -190,15 +205,18 @@ class _Search:
         factor = np.where((mu > 1.0 / _NEAR) & (mu < _NEAR), 1.0, np.clip(mu, 1.0 / _FAR, _FAR) ** -0.25)
         return np.asarray((Y * factor) @ Y.T @ K)
 
-    def corrected(self, old: _Point, new: _Point) -> Array:
-        """The BFGS update of the information: it then agrees with the last change of the slope."""
+    def corrected(self, old: _Point, new: _Point, decrement: float) -> Array:
+        """The BFGS updates of the information: it then agrees with the last change of the slope, near the end with some before."""
+        if decrement > _CLOSE:
+            self.changes.clear()
+        self.changes.append((self.blocks.entries(new.theta) - self.blocks.entries(old.theta), self.slope(new) - self.slope(old)))
         H = self.information(new)
-        moved, change = self.blocks.entries(new.theta) - self.blocks.entries(old.theta), self.slope(new) - self.slope(old)
-        Hs = H @ moved
-        curvature, model = float(change @ moved), float(moved @ Hs)
-        if curvature <= 0.05 * model or curvature > 20 * model or model <= 0.0:
-            return H
-        return np.asarray(H - np.outer(Hs, Hs) / model + np.outer(change, change) / curvature)
+        for moved, change in self.changes[-_MEMORY:]:
+            Hs = H @ moved
+            curvature, model = float(change @ moved), float(moved @ Hs)
+            if 0.05 * model < curvature < 20.0 * model:
+                H = H - np.outer(Hs, Hs) / model + np.outer(change, change) / curvature
+        return H
 
 
 def _noise(objective: float) -> float:

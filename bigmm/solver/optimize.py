@@ -255,12 +255,15 @@ def _off_the_edge(recorder: _Recorder, lower: Array) -> Array | None:
 
 
 def _snap(recorder: _Recorder, lower: Array, floor: Array) -> tuple[Array, float]:
-    """The best point, with diagonal entries near 0 put at 0 one by one where that costs nothing."""
+    """The best point, with diagonal entries near 0 put at 0, all or one by one, where that costs nothing."""
     theta, objective = recorder.best
-    for i in np.flatnonzero((lower == 0.0) & (theta > 0.0) & (theta < _SNAP_FLOORS * floor)):
+    small = np.flatnonzero((lower == 0.0) & (theta > 0.0) & (theta < _SNAP_FLOORS * floor))
+    for together in ([small] if len(small) > 1 else []) + [small[i : i + 1] for i in range(len(small))]:
         candidate = theta.copy()
-        candidate[i] = 0.0
+        candidate[together] = 0.0
         value = recorder(candidate)
         if value <= objective + _SNAP_RISE:
             theta, objective = candidate, value
+            if len(together) == len(small):
+                break
     return theta, objective
