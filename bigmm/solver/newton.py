@@ -34,6 +34,8 @@ _FAR = 1e6
 _DAMPING, _MORE, _MOST = 0.1, 10.0, 1e9
 #: So many changes of the slope correct the information once a step can lower the objective by no more than this.
 _MEMORY, _CLOSE = 5, 0.1
+#: Not when they disagree with it by more than this factor.
+_BENT = 20.0
 #: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
@@ -214,7 +216,7 @@ class _Search:
         for moved, change in self.changes[-_MEMORY:]:
             Hs = H @ moved
             curvature, model = float(change @ moved), float(moved @ Hs)
-            if 0.05 * model < curvature < 20.0 * model:
+            if model / _BENT < curvature < _BENT * model:
                 H = H - np.outer(Hs, Hs) / model + np.outer(change, change) / curvature
         return H
 
