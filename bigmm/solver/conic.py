@@ -1,6 +1,6 @@
 """The minimum of a quadratic function of covariance matrices among the positive semidefinite ones.
 
-A model is g's + s'H s / 2 in the change s of the entries of all Sigma. It is convex, and the matrices are written as T T'
+A model is g's + s'H s / 2 in the change s of the entries of all Sigma, and a correction in T. It is convex, and the matrices are written as T T'
 with square T: every minimum in T of full size is then the minimum (Burer and Monteiro 2005, doi:10.1007/s10107-004-0564-1),
 and Newton's steps find it on the boundary as fast as inside. Entries have the units of `Blocks`.
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from bigmm.columns import Array
 from bigmm.solver.covariance import RelativeCovariance
+from bigmm.solver.derivatives import Derivatives
 
 #: A diagonal entry of T is kept above this part of its unit.
 FLOOR = 1e-3
@@ -25,10 +25,16 @@ _LEAST = 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """g's + s'H s / 2."""
+    """g's + s'H s / 2 + t'A t / 2, in the changes s of the entries of Sigma and t of those of T."""
 
     g: Array
     H: Array
+    A: Array
+
+    @property
+    def corrected(self) -> bool:
+        """There is a correction, which may make it less than convex."""
+        return bool(self.A.any())
 
 
 class Blocks:
@@ -44,8 +50,6 @@ class Blocks:
 
     def __init__(self, covariance: RelativeCovariance, floor: Array) -> None:
         self.terms = covariance.terms
-        self.groups = len(covariance.sizes)
-        self.sizes = covariance.sizes
         lower = [np.triu_indices(term.size) for term in self.terms]
         self.rows, self.columns = [rows for _, rows in lower], [columns for columns, _ in lower]
         self.units = [floor[term.theta][r == c] / FLOOR for term, r, c in zip(self.terms, self.rows, self.columns, strict=True)]
@@ -75,9 +79,10 @@ class Blocks:
         """Entries of all Sigma."""
         return self.gather([T @ T.T for T in self.templates(theta)])
 
-    def dual(self, of_groups: list[Array]) -> Array:
-        """Derivatives in the entries from derivatives in Sigma, one symmetric matrix a grouping factor."""
-        parts = [of_groups[term.group][term.columns, term.columns] for term in self.terms]
+    def slope(self, derivatives: Derivatives) -> Array:
+        """Derivative of the objective in the entries; one below the diagonal counts with its mirror."""
+        at = [(term.group, (term.columns, term.columns)) for term in self.terms]
+        parts = [derivatives.K[g][columns] - derivatives.Q[g][columns] for g, columns in at]
         return self.gather([M + M.T - np.diag(np.diag(M)) for M in parts]) * self.scale
 
     def symmetric(self, dual: Array) -> list[Array]:
@@ -113,27 +118,23 @@ class Blocks:
         return out
 
 
-Mask = npt.NDArray[np.bool_]
-
-
 def minimize_model(model: Model, blocks: Blocks, theta: Array, floor: Array) -> tuple[Array, float]:
     """Theta of the minimum of a model around `theta`, no diagonal entry below its floor, and how much lower it is there."""
-    origin = blocks.entries(theta)
-    x = blocks.gather([_raised(T) for T in blocks.templates(theta)])
-    value = _value(model, blocks, x, origin)
-    for _ in range(_STEPS):
-        step, gain = _newton_step(model, blocks, x, origin)
-        if gain <= _ENOUGH * max(-value, 0.0) + 1e-15:
-            break
-        for shorter in 0.5 ** np.arange(30):
-            lower = _value(model, blocks, x + shorter * step, origin)
-            if lower < value:
-                break
-        else:
-            break
-        x, value = x + shorter * step, lower
-    found = np.maximum(blocks.theta(_matrices(blocks, x)), floor)
-    return found, max(-_value(model, blocks, found / blocks.row_scale, origin), 0.0)
+    local = _Local(model, blocks, theta)
+    starts = [blocks.gather([_raised(T) for T in blocks.templates(theta)]), local.x0]
+    for x in starts if model.corrected else starts[:1]:
+        found = np.maximum(blocks.theta(local.matrices(local.descend(x))), floor)
+        gain = -local.value(found / blocks.row_scale)
+        if gain > 0.0:
+            return found, gain
+    return theta, 0.0
+
+
+def curvature_in_T(model: Model, blocks: Blocks, theta: Array) -> Array:
+    """The model's second derivative in T at `theta`, as far as it is positive."""
+    local = _Local(model, blocks, theta)
+    values, vectors = np.linalg.eigh(local.derivatives(local.x0)[1])
+    return np.asarray((vectors * np.maximum(values, 1e-8 * values[-1])) @ vectors.T)
 
 
 def _raised(T: Array) -> Array:
@@ -143,25 +144,52 @@ def _raised(T: Array) -> Array:
     return T
 
 
-def _matrices(blocks: Blocks, x: Array) -> list[Array]:
-    return blocks.templates(x * blocks.row_scale)
+class _Local:
+    """A model around one theta, as a function of x, theta in units."""
 
+    def __init__(self, model: Model, blocks: Blocks, theta: Array) -> None:
+        self.model, self.blocks = model, blocks
+        self.x0, self.s0 = theta / blocks.row_scale, blocks.entries(theta)
 
-def _value(model: Model, blocks: Blocks, x: Array, origin: Array) -> float:
-    s = blocks.gather([T @ T.T for T in _matrices(blocks, x)]) - origin
-    return float(model.g @ s + 0.5 * s @ model.H @ s)
+    def matrices(self, x: Array) -> list[Array]:
+        """T of every term."""
+        return self.blocks.templates(x * self.blocks.row_scale)
 
+    def value(self, x: Array) -> float:
+        """How much higher the model is than at the theta around which it is."""
+        s, t = self.blocks.gather([T @ T.T for T in self.matrices(x)]) - self.s0, x - self.x0
+        return float(self.model.g @ s + 0.5 * s @ self.model.H @ s + 0.5 * t @ self.model.A @ t)
 
-def _newton_step(model: Model, blocks: Blocks, x: Array, origin: Array) -> tuple[Array, float]:
-    """Newton's step in T, away from saddles too, and what it promises."""
-    templates = _matrices(blocks, x)
-    s = blocks.gather([T @ T.T for T in templates]) - origin
-    dual = model.g + model.H @ s
-    J = blocks.jacobian(templates)
-    gradient = J.T @ dual
-    second = J.T @ model.H @ J + blocks.curvature(blocks.symmetric(dual))
-    size = np.sqrt(np.maximum(np.abs(np.diag(second)), 1e-300))
-    values, vectors = np.linalg.eigh(second / np.outer(size, size))
-    values = np.maximum(np.abs(values), 1e-10)
-    along = vectors.T @ (gradient / size)
-    return -(vectors @ (along / values)) / size, float(0.5 * (along**2 / values).sum())
+    def derivatives(self, x: Array) -> tuple[Array, Array]:
+        """Gradient and second derivative in x."""
+        blocks, model = self.blocks, self.model
+        templates = self.matrices(x)
+        dual = model.g + model.H @ (blocks.gather([T @ T.T for T in templates]) - self.s0)
+        J = blocks.jacobian(templates)
+        second = J.T @ model.H @ J + blocks.curvature(blocks.symmetric(dual)) + model.A
+        return J.T @ dual + model.A @ (x - self.x0), second
+
+    def descend(self, x: Array) -> Array:
+        """Newton's steps from x as long as they gain something."""
+        value = self.value(x)
+        for _ in range(_STEPS):
+            step, gain = self.newton_step(x)
+            if gain <= _ENOUGH * max(-value, 0.0) + 1e-15:
+                break
+            for shorter in 0.5 ** np.arange(30):
+                lower = self.value(x + shorter * step)
+                if lower < value:
+                    break
+            else:
+                break
+            x, value = x + shorter * step, lower
+        return x
+
+    def newton_step(self, x: Array) -> tuple[Array, float]:
+        """Newton's step, away from saddles too, and what it promises."""
+        gradient, second = self.derivatives(x)
+        size = np.sqrt(np.maximum(np.abs(np.diag(second)), 1e-300))
+        values, vectors = np.linalg.eigh(second / np.outer(size, size))
+        values = np.maximum(np.abs(values), 1e-10)
+        along = vectors.T @ (gradient / size)
+        return -(vectors @ (along / values)) / size, float(0.5 * (along**2 / values).sum())

@@ -18,7 +18,7 @@ import scipy.linalg
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
-from bigmm.solver.conic import Blocks, Model, minimize_model
+from bigmm.solver.conic import Blocks, Model, curvature_in_T, minimize_model
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
 
@@ -33,9 +33,11 @@ _FAR = 1e6
 #: The damping of a step that did not lower the objective, how it grows with every other, and when that has no use any more.
 _DAMPING, _MORE, _MOST = 0.1, 10.0, 1e9
 #: So many changes of the slope correct the information once a step can lower the objective by no more than this.
-_MEMORY, _CLOSE = 5, 0.1
+_MEMORY, _CLOSE = 8, 0.1
+#: A correction is dropped when it leaves less than this part of the decrement.
+_TRUSTED = 0.2
 #: Not when they disagree with it by more than this factor.
-_BENT = 20.0
+_BENT = 100.0
 #: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
@@ -101,17 +103,17 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
     point = search.at(np.maximum(start, floor))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    H, damping, stalled = search.information(point), 0.0, 0
+    model, damping, stalled = search.model(point), 0.0, 0
     while True:
-        step, decrement = search.propose(point, H, 0.0)
-        if decrement <= max(_TOLERANCE, tolerance * abs(point.objective)) or stalled >= _STALLED:
-            return search.last_step(point, step, decrement)
-        found = search.better(point, H, damping, (step, decrement))
+        model, step, decrement, certain = search.undamped(point, model)
+        if certain <= max(_TOLERANCE, tolerance * abs(point.objective)) or stalled >= _STALLED:
+            return search.last_step(point, step, certain)
+        found = search.better(point, model, damping, (step, decrement))
         if found is None:
-            return search.ended(point, decrement, converged=False, reason=search.reason)
+            return search.ended(point, certain, converged=False, reason=search.reason)
         new, damping = found
         stalled = stalled + 1 if new.objective > point.objective - _noise(point.objective) else 0
-        H = search.corrected(point, new, decrement)
+        model = search.corrected(point, new, decrement)
         point = new
 
 
@@ -163,15 +165,27 @@ class _Search:
         self.left -= 1
         return self.evaluate(theta)[0]
 
-    def propose(self, point: _Point, H: Array, damping: float) -> tuple[Array, float]:
+    def propose(self, point: _Point, model: Model, damping: float) -> tuple[Array, float]:
         """Theta of the model's minimum, and how much lower the model is there."""
-        model = Model(self.slope(point), H + damping * np.diag(np.diag(H)))
-        return minimize_model(model, self.blocks, point.theta, self.floor)
+        damped = Model(model.g, model.H + damping * np.diag(np.diag(model.H)), model.A)
+        return minimize_model(damped, self.blocks, point.theta, self.floor)
 
-    def better(self, point: _Point, H: Array, damping: float, undamped: tuple[Array, float]) -> tuple[_Point, float] | None:
+    def undamped(self, point: _Point, model: Model) -> tuple[Model, Array, float, float]:
+        """The model to go by, its step and its decrement, and the larger one of the models with and without a correction."""
+        step, decrement = self.propose(point, model, 0.0)
+        if not model.corrected:
+            return model, step, decrement, decrement
+        plain = self.model(point)
+        other, certain = self.propose(point, plain, 0.0)
+        if decrement > _TRUSTED * certain:
+            return model, step, decrement, max(decrement, certain)
+        self.changes.clear()
+        return plain, other, certain, certain
+
+    def better(self, point: _Point, model: Model, damping: float, undamped: tuple[Array, float]) -> tuple[_Point, float] | None:
         """A point with a lower objective, and the damping of the next step: what failed is made shorter."""
         while damping <= _MOST and self.left > 0:
-            theta, decrement = self.propose(point, H, damping) if damping else undamped
+            theta, decrement = self.propose(point, model, damping) if damping else undamped
             new = self.at(theta, point.objective - _ARMIJO * decrement + _noise(point.objective))
             if new is not None:
                 damping = damping / _MORE if point.objective - new.objective > 0.5 * decrement else damping
@@ -179,10 +193,10 @@ class _Search:
             damping = max(_DAMPING, damping * _MORE)
         return None
 
-    def slope(self, point: _Point) -> Array:
-        """Derivative in the entries of Sigma, scaled; an entry below the diagonal counts with its mirror."""
-        K, Q = point.derivatives.K, point.derivatives.Q
-        return self.blocks.dual([k - q for k, q in zip(K, Q, strict=True)])
+    def model(self, point: _Point) -> Model:
+        """The quadratic model, without a correction."""
+        g = self.blocks.slope(point.derivatives)
+        return Model(g, self.information(point), np.zeros((len(g), len(g))))
 
     def information(self, point: _Point) -> Array:
         """The average information, scaled; as the expected one would be in directions in which it is far from it.
@@ -207,18 +221,26 @@ class _Search:
         factor = np.where((mu > 1.0 / _NEAR) & (mu < _NEAR), 1.0, np.clip(mu, 1.0 / _FAR, _FAR) ** -0.25)
         return np.asarray((Y * factor) @ Y.T @ K)
 
-    def corrected(self, old: _Point, new: _Point, decrement: float) -> Array:
-        """The BFGS updates of the information: it then agrees with the last change of the slope, near the end with some before."""
+    def corrected(self, old: _Point, new: _Point, decrement: float) -> Model:
+        """The model with BFGS updates: it agrees with the last change of the slope in Sigma, near the end in T with some before."""
+        scale, model, before = self.blocks.row_scale, self.model(new), self.blocks.slope(old.derivatives)
         if decrement > _CLOSE:
             self.changes.clear()
-        self.changes.append((self.blocks.entries(new.theta) - self.blocks.entries(old.theta), self.slope(new) - self.slope(old)))
-        H = self.information(new)
-        for moved, change in self.changes[-_MEMORY:]:
-            Hs = H @ moved
-            curvature, model = float(change @ moved), float(moved @ Hs)
-            if model / _BENT < curvature < _BENT * model:
-                H = H - np.outer(Hs, Hs) / model + np.outer(change, change) / curvature
-        return H
+            moved = self.blocks.entries(new.theta) - self.blocks.entries(old.theta)
+            return Model(model.g, _updated(model.H, [(moved, model.g - before)]), model.A)
+        self.changes.append(((new.theta - old.theta) / scale, (new.derivatives.gradient - old.derivatives.gradient) * scale))
+        plain = curvature_in_T(model, self.blocks, new.theta)
+        return Model(model.g, model.H, _updated(plain, self.changes[-_MEMORY:]) - plain)
+
+
+def _updated(H: Array, changes: list[tuple[Array, Array]]) -> Array:
+    """BFGS updates, but for changes that disagree too much to be of the same kind."""
+    for moved, change in changes:
+        Hs = H @ moved
+        curvature, expected = float(change @ moved), float(moved @ Hs)
+        if expected / _BENT < curvature < _BENT * expected:
+            H = H - np.outer(Hs, Hs) / expected + np.outer(change, change) / curvature
+    return H
 
 
 def _noise(objective: float) -> float:
