@@ -33,11 +33,11 @@ _FAR = 1e6
 #: The damping of a step that did not lower the objective, how it grows with every other, and when that has no use any more.
 _DAMPING, _MORE, _MOST = 0.1, 10.0, 1e9
 #: So many changes of the slope correct the information once a step can lower the objective by no more than this.
-_MEMORY, _CLOSE = 8, 0.1
+_MEMORY, _CLOSE = 5, 0.1
 #: A correction is dropped when it leaves less than this part of the decrement.
 _TRUSTED = 0.2
 #: Not when they disagree with it by more than this factor.
-_BENT = 100.0
+_BENT = 20.0
 #: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
@@ -227,7 +227,8 @@ class _Search:
         if decrement > _CLOSE:
             self.changes.clear()
             moved = self.blocks.entries(new.theta) - self.blocks.entries(old.theta)
-            return Model(model.g, _updated(model.H, [(moved, model.g - before)]), model.A)
+            if moved @ (model.g - before) > 0.0:
+                return Model(model.g, _updated(model.H, [(moved, model.g - before)]), model.A)
         self.changes.append(((new.theta - old.theta) / scale, (new.derivatives.gradient - old.derivatives.gradient) * scale))
         plain = curvature_in_T(model, self.blocks, new.theta)
         return Model(model.g, model.H, _updated(plain, self.changes[-_MEMORY:]) - plain)
