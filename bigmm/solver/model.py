@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
 
 
-#: Newton's method starts no diagonal entry below this part of its usual start.
+#: Newton's method starts no diagonal entry of a given start below this part of what adds the residual variance to a row.
 _LEAST_START = 0.1
 
 
@@ -60,10 +60,11 @@ class LinearMixedModel:
         self.selected = selected
         self.reml = reml
         self._pls: PenalizedLeastSquares | None = None
+        self._latest: tuple[float, Evaluation] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without CHOLMOD's factor, which lives outside Python's memory and is found again when it is needed."""
-        return {**self.__dict__, "_pls": None}
+        return {**self.__dict__, "_pls": None, "_latest": None}
 
     @property
     def pls(self) -> PenalizedLeastSquares:
@@ -151,9 +152,9 @@ class LinearMixedModel:
 
     @property
     def scale(self) -> tuple[Array, Array]:
-        """Size of the entries of theta: (start, floor).
+        """Size of the entries of theta: (own, floor).
 
-        The start makes each random effect's contribution to a row as large as the residual: 1 over the root mean square of
+        The first makes each random effect's contribution to a row as large as the residual: 1 over the root mean square of
         its column. At the floor it is a thousandth of what one level's rows could tell from zero.
         """
         start, floor = [], []
@@ -176,8 +177,8 @@ class LinearMixedModel:
         Parameters
         ----------
         start : array_like, optional
-            Theta to start from. Unless given, Newton's method starts where each random effect adds as much to a row's variance
-            as the residual does, and the others at `theta0`.
+            Theta to start from. Unless given, Newton's method starts at variances by moments (`moment_start`), and the
+            others at `theta0`.
         optimizer : str or Optimizer, optional
         on_evaluation : callable, optional
             Called with (number, theta, objective) after every evaluation.
@@ -191,8 +192,8 @@ class LinearMixedModel:
 
         settings = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer or "newton")
         own, floor = self.scale
-        theta = self.selected.covariance.check(self._default_start(settings, own, floor) if start is None else start)
-        if settings.method == "newton":  # from zero, where every direction looks flat, it may not get away
+        theta = self._default_start(settings, own, floor) if start is None else self.selected.covariance.check(start)
+        if settings.method == "newton" and start is not None:  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
         found = minimize(self._with_derivatives, self.selected.covariance, theta, floor, settings, on_evaluation)
         return estimate(self, found)
@@ -205,4 +206,15 @@ class LinearMixedModel:
 
     def _with_derivatives(self, theta: Array) -> tuple[float, Callable[[], Derivatives]]:
         value, evaluation = self.evaluate(theta)
-        return value, lambda: self.differentiate(evaluation)
+        self._latest = value, evaluation
+
+        def derive() -> Derivatives:
+            self._latest = None  # derivatives use the factor up
+            return self.differentiate(evaluation)
+
+        return value, derive
+
+    def at_optimum(self, theta: Array) -> tuple[float, Evaluation]:
+        """As `evaluate`, but for nothing where the search's last evaluation was this one."""
+        latest, self._latest = self._latest, None
+        return latest if latest is not None and np.array_equal(latest[1].theta, theta) else self.evaluate(theta)

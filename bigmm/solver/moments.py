@@ -87,7 +87,13 @@ def _within(ZtZ: Array, ZtXy: Array, residual: Array, M: Array, levels: Array, s
 
 @numba.njit(cache=True)
 def _between(
-    g_refs: npt.NDArray[np.int32], h_refs: npt.NDArray[np.int32], ZtZ: npt.NDArray[np.generic], g_ZtZ: Array, h_ZtZ: Array, M: Array, other: Array
+    g_refs: npt.NDArray[np.int32],
+    h_refs: npt.NDArray[np.int32],
+    ZtZ: npt.NDArray[np.generic],
+    g_ZtZ: Array,
+    h_ZtZ: Array,
+    M: Array,
+    other: Array,
 ) -> None:
     for e in range(len(g_refs)):
         for c in range(ZtZ.shape[1]):
