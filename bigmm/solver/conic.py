@@ -1,8 +1,8 @@
 """The minimum of a quadratic function of covariance matrices among the positive semidefinite ones.
 
-A model is g's + s'H s / 2 in the change s of the entries of all Sigma, and a correction in T. It is convex, and the matrices are written as T T'
-with square T: every minimum in T of full size is then the minimum (Burer and Monteiro 2005, doi:10.1007/s10107-004-0564-1),
-and Newton's steps find it on the boundary as fast as inside. Entries have the units of `Blocks`.
+A model is g's + s'H s / 2 in the change s of the entries of all Sigma, and a correction in T. Without that it is convex,
+and the matrices are written as T T' with square T: every minimum in T is then the minimum (Burer and Monteiro 2005,
+doi:10.1007/s10107-004-0564-1), and Newton's steps find it on the boundary as fast as inside. All in the units of `Blocks`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Blocks:
     def theta(self, templates: list[Array]) -> Array:
         """Theta with diagonal entries that are not negative: Sigma does not see the sign of a column."""
         signed = [T * np.where(np.diag(T) < 0.0, -1.0, 1.0) for T in templates]
-        return self.gather(signed) * self.row_scale
+        return np.asarray(self.gather(signed) * self.row_scale)
 
     def gather(self, matrices: list[Array]) -> Array:
         """The entries that stand where theta's do, of one matrix a term."""
@@ -83,7 +83,7 @@ class Blocks:
         """Derivative of the objective in the entries; one below the diagonal counts with its mirror."""
         at = [(term.group, (term.columns, term.columns)) for term in self.terms]
         parts = [derivatives.K[g][columns] - derivatives.Q[g][columns] for g, columns in at]
-        return self.gather([M + M.T - np.diag(np.diag(M)) for M in parts]) * self.scale
+        return np.asarray(self.gather([M + M.T - np.diag(np.diag(M)) for M in parts]) * self.scale)
 
     def symmetric(self, dual: Array) -> list[Array]:
         """One symmetric matrix a term from derivatives in the entries."""
@@ -122,7 +122,7 @@ def minimize_model(model: Model, blocks: Blocks, theta: Array, floor: Array) -> 
     """Theta of the minimum of a model around `theta`, no diagonal entry below its floor, and how much lower it is there."""
     local = _Local(model, blocks, theta)
     starts = [blocks.gather([_raised(T) for T in blocks.templates(theta)]), local.x0]
-    for x in starts if model.corrected else starts[:1]:
+    for x in starts:  # the second cannot end higher than the model is at `theta`
         found = np.maximum(blocks.theta(local.matrices(local.descend(x))), floor)
         gain = -local.value(found / blocks.row_scale)
         if gain > 0.0:

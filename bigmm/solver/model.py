@@ -102,16 +102,20 @@ class LinearMixedModel:
         Raises
         ------
         ModelError
-            For a theta of the wrong length or outside its bounds, or one at which no Cholesky factor exists.
+            For a theta of the wrong length or outside its bounds, or one at which no Cholesky factor or no finite objective
+            exists.
 
         References
         ----------
         Bates et al. (2015), JSS 67(1), equations 34 and 42.
         """
         try:
-            return self.evaluate(theta)[0]
+            value = self.evaluate(theta)[0]
         except NotPositiveDefiniteError as error:
             raise ModelError(f"no Cholesky factor at theta = {np.asarray(theta)}: {error}") from None
+        if not np.isfinite(value):
+            raise ModelError(f"the objective is {value} at theta = {np.asarray(theta)}: is theta, or a column of the data, too large?")
+        return value
 
     def evaluate(self, theta: npt.ArrayLike) -> tuple[float, Evaluation]:
         """The objective and the factorization behind it.
