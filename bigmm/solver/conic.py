@@ -102,6 +102,15 @@ class Blocks:
             out[term.theta, term.theta] = np.where(r == c, both / 2.0, both)
         return out
 
+    def metric(self, K: list[Array]) -> Array:
+        """tr(S K S K) as a quadratic form in the entries of S, for every term."""
+        out = np.zeros((len(self.scale), len(self.scale)))
+        for term, r, c, M in zip(self.terms, self.rows, self.columns, K, strict=True):
+            both = M[r][:, r] * M[c][:, c] + M[r][:, c] * M[c][:, r]
+            twice = np.where(r == c, 1.0, 2.0)
+            out[term.theta, term.theta] = both * np.outer(twice, twice) / 2.0
+        return out
+
     def jacobian(self, templates: list[Array]) -> Array:
         """Derivative of the entries of Sigma in those of T."""
         out = np.zeros((len(self.scale), len(self.scale)))

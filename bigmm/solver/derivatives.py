@@ -47,12 +47,15 @@ class Derivatives:
     information : (theta, theta)
         Average information in the entries of Sigma that stand where theta's do in T (an entry below the diagonal with
         its mirror): close to the Hessian in them near the optimum, and positive semidefinite everywhere.
+    levels : tuple of int
+        Of each grouping factor.
     """
 
     gradient: Array
     K: tuple[Array, ...]
     Q: tuple[Array, ...]
     information: Array
+    levels: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -92,7 +95,7 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
         Q.append(nu / evaluation.pwrss * inverse_T.T @ U @ inverse_T)
     gradients = [2.0 * (k - q) @ T for k, q, T in zip(K, Q, pls.templates, strict=True)]
     information = _average_information(sums, evaluation, nu)
-    return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), information)
+    return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), information, tuple(group.q for group in pls.blocks.groups))
 
 
 def _sums(pls: PenalizedLeastSquares, coefficients: Array) -> _Sums:

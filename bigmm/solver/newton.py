@@ -31,7 +31,7 @@ _NEAR = 3.0
 #: ... as far as this factor.
 _FAR = 1e6
 #: The damping of a step that did not lower the objective, how it grows with every other, and when that has no use any more.
-_DAMPING, _MORE, _MOST = 0.1, 10.0, 1e9
+_DAMPING, _MORE, _MOST = 1.0, 4.0, 1e9
 #: So many changes of the slope correct the information once a step can lower the objective by no more than this.
 _MEMORY, _CLOSE = 5, 0.1
 #: A correction is dropped when it leaves less than this part of the decrement.
@@ -167,7 +167,7 @@ class _Search:
 
     def propose(self, point: _Point, model: Model, damping: float) -> tuple[Array, float]:
         """Theta of the model's minimum, and how much lower the model is there."""
-        damped = Model(model.g, model.H + damping * np.diag(np.diag(model.H)), model.A)
+        damped = Model(model.g, model.H + damping * self.metric(point), model.A) if damping else model
         return minimize_model(damped, self.blocks, point.theta, self.floor)
 
     def undamped(self, point: _Point, model: Model) -> tuple[Model, Array, float, float]:
@@ -209,6 +209,14 @@ class _Search:
         C = self.blocks.congruence([self._towards_expected(point, term) for term in range(len(self.covariance.terms))])
         H = C.T @ H @ C
         return np.asarray(H + 1e-12 * max(float(np.diag(H).max()), 1e-300) * np.eye(len(H)))
+
+    def metric(self, point: _Point) -> Array:
+        """The expected information of each term as if the design were balanced: what makes a step long, whatever the columns."""
+        K = []
+        for term, s in zip(self.covariance.terms, self.blocks.units, strict=True):
+            at = (term.columns, term.columns)
+            K.append(np.outer(s, s) * point.derivatives.K[term.group][at] / np.sqrt(point.derivatives.levels[term.group]))
+        return self.blocks.metric(K)
 
     def _towards_expected(self, point: _Point, index: int) -> Array:
         term = self.covariance.terms[index]
