@@ -287,7 +287,7 @@ def estimate(model: LinearMixedModel, found: Optimization) -> LinearMixedModelFi
 
     sigma^2 = pwrss / nu;  vcov(beta) = sigma^2 (R_X'R_X)^-1  (Bates et al. 2015, equations 38, 54).
     """
-    objective, evaluation = model.evaluate(found.theta)
+    objective, evaluation = model.at_optimum(found.theta)
     check_pwrss(evaluation.pwrss, model.selected.blocks.XytXy)
     solution = model.pls.solve(evaluation)
     selected, cp = model.selected, model.cp

@@ -12,6 +12,7 @@ from bigmm.columns import Array
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
+    from bigmm.solver.optimize import Optimization
 
 #: lme4's max(3, getOption("digits") - 3).
 _DIGITS = 4
@@ -107,12 +108,19 @@ def _notes(fit: LinearMixedModelFit) -> str:
     if fit.rows.dropped:
         missing = ", ".join(f"{name} {count}" for name, count in fit.rows.missing.items())
         notes.append(f"{fit.rows.dropped} of {fit.rows.read} rows dropped because they are incomplete (missing: {missing})")
-    notes.append(f"optimizer ({search.settings.method}): {search.reason} after {search.nevals} evaluations")
+    notes.append(f"optimizer ({search.settings.method}): {search.reason} after {search.nevals} evaluations{_certificate(search)}")
     if not fit.converged:
         notes.append("NOT CONVERGED: the estimates are those of the best theta seen; allow more evaluations")
     if fit.singular:
         notes.append("boundary (singular) fit: a variance is estimated as zero or a correlation as one")
     return "\n".join(notes)
+
+
+def _certificate(search: Optimization) -> str:
+    """By which numbers the search has converged."""
+    if search.gradient is None or search.decrement is None:
+        return ""
+    return f" (gradient {search.gradient:.0e}, Newton decrement {search.decrement:.0e})"
 
 
 def format_numbers(values: Array, digits: int = _DIGITS) -> list[str]:

@@ -1,18 +1,20 @@
 """The exact gradient of the objective, and the average information, at the theta that was factored last.
 
-For each grouping factor with l levels, template T and spherical random effects u_j, let
+For each grouping factor with l levels, template T, Sigma = T T' and spherical random effects u_j, let
 
     E = sum over levels of [(Lambda'Z'Z Lambda + I)^-1]_jj          (k x k diagonal blocks of the inverse)
         (REML: of the inverse of the X-bordered matrix, which adds N_j N_j' with N = (..)^-1 Lambda'Z'X R_X^-1)
     U = sum over levels of u_j u_j'
 
-    d objective / d T = 2 T^-T (l I - E - (nu / pwrss) U),   lower triangle                              (gradient)
+    d objective / d Sigma = K - Q,   K = T^-T (l I - E) T^-1,   Q = (nu / pwrss) T^-T U T^-1         (slopes)
+    d objective / d T = 2 (K - Q) T,   lower triangle                                                (gradient)
 
-With f_i = Z (dT_i T' + T dT_i') Z'V^-1(y - X beta), the average information for sigma^2-profiled theta is
+K comes from the log-determinants and Q from the residual sum of squares. With f_i = Z dSigma_i Z'V^-1(y - X beta),
+the average information for sigma^2-profiled covariances is
 
     H_ij = (f_i'P f_j) nu / pwrss - (f_i'e)(f_j'e) nu / pwrss^2,     e = P y                        (average information)
 
-No product with Z'Z is needed: f_i = Z Lambda v_i with v_i = T^-1 dT_i u + dT_i' T^-T u in each level, and from
+No product with Z'Z is needed: f_i = Z Lambda v_i with v_i = T^-1 dSigma_i T^-T u_j in each level, and from
 Lambda'Z'Z Lambda = D - I follow f_i'V^-1 f_j = v_i'v_j - v_i'D^-1 v_j and W'V^-1 f_j = W'Z Lambda D^-1 v_j.
 
 Gilmour, Thompson and Cullis (1995), doi:10.2307/2533274; the gradient is that of Bates et al. (2015), section 3.5,
@@ -31,29 +33,32 @@ from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Derivatives:
-    """First and second derivatives of the objective in theta.
+    """First and second derivatives of the objective.
 
     Attributes
     ----------
     gradient : (theta,)
+        In theta.
+    K, Q : tuple of (k, k)
+        The two parts of the derivative in Sigma = T T' of each grouping factor, K - Q: of the log-determinants, and of
+        the residual sum of squares. They are equal at a minimum inside.
     information : (theta, theta)
-        Average information: close to the Hessian near the optimum, and positive semidefinite everywhere.
-    precision, spread : tuple of (k, k)
-        E / l and (nu / pwrss) U / l of each grouping factor: the identity is their sum at a minimum inside.
+        Average information in the entries of Sigma that stand where theta's do in T (an entry below the diagonal with
+        its mirror): close to the Hessian in them near the optimum, and positive semidefinite everywhere.
     levels : tuple of int
-        l of each grouping factor.
+        Of each grouping factor.
     """
 
     gradient: Array
+    K: tuple[Array, ...]
+    Q: tuple[Array, ...]
     information: Array
-    precision: tuple[Array, ...]
-    spread: tuple[Array, ...]
     levels: tuple[int, ...]
 
 
 @dataclass(slots=True)
 class _Sums:
-    """Of each grouping factor E and U; of the directions v_i of theta the products that the information needs."""
+    """Of each grouping factor E and U; of the directions v_i the products that the information needs."""
 
     E: list[Array]
     U: list[Array]
@@ -80,17 +85,15 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
     with pls.looping():
         sums = _sums(pls, coefficients)
         _add_inverse(pls, sums)
-    gradients: list[Array] = []
-    precisions: list[Array] = []
-    spreads: list[Array] = []
+    K: list[Array] = []
+    Q: list[Array] = []
     for T, E, U, group in zip(pls.templates, sums.E, sums.U, pls.blocks.groups, strict=True):
-        precisions.append(E / group.q)
-        spreads.append(nu / evaluation.pwrss * U / group.q)
-        inner = np.eye(group.k) - precisions[-1] - spreads[-1]
-        gradients.append(2.0 * group.q * np.asarray(np.linalg.solve(T.T, inner), dtype=np.float64))
+        inverse_T = _inverse(T)
+        K.append(inverse_T.T @ (group.q * np.eye(group.k) - E) @ inverse_T)
+        Q.append(nu / evaluation.pwrss * inverse_T.T @ U @ inverse_T)
+    gradients = [2.0 * (k - q) @ T for k, q, T in zip(K, Q, pls.templates, strict=True)]
     information = _average_information(sums, evaluation, nu)
-    levels = tuple(group.q for group in pls.blocks.groups)
-    return Derivatives(pls.covariance.gather(gradients), information, tuple(precisions), tuple(spreads), levels)
+    return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), information, tuple(group.q for group in pls.blocks.groups))
 
 
 def _sums(pls: PenalizedLeastSquares, coefficients: Array) -> _Sums:
@@ -122,16 +125,17 @@ def _sums(pls: PenalizedLeastSquares, coefficients: Array) -> _Sums:
 
 
 def _directions(T: Array, u: Array, entries: list[tuple[int, int, int]], out: Array) -> None:
-    """v_i = T^-1 dT_i u + dT_i' T^-T u in each level, into `out` (q, k, theta)."""
-    inverse_T = np.linalg.inv(T)
+    """v_i = T^-1 dSigma_i T^-T u in each level, into `out` (q, k, theta)."""
+    inverse_T = _inverse(T)
     z = u @ inverse_T
     for i, row, column in entries:
-        np.multiply(u[:, column, None], inverse_T[:, row], out=out[:, :, i])
-        out[:, column, i] += z[:, row]
+        np.multiply(z[:, column, None], inverse_T[:, row], out=out[:, :, i])
+        if row != column:
+            out[:, :, i] += z[:, row, None] * inverse_T[:, column]
 
 
 def _add_inverse(pls: PenalizedLeastSquares, sums: _Sums) -> None:
-    """The parts of E with S^-1; turns the factor into the inverse, and B into W C Lambda."""
+    """The parts of E with S^-1; turns the factor into the inverse, and B_j into L_j^-T B_j."""
     if pls.factor is None:
         return
     pls.factor.invert()
@@ -139,8 +143,7 @@ def _add_inverse(pls: PenalizedLeastSquares, sums: _Sums) -> None:
         sums.E[g] = sums.E[g] + block
     leading = pls.layout.leading
     if leading is not None:
-        inverse_T = np.linalg.inv(pls.templates[leading])
-        sums.E[leading] = sums.E[leading] + inverse_T @ pls.leaf_traces() @ inverse_T.T
+        sums.E[leading] = sums.E[leading] + pls.leaf_traces()
 
 
 def _average_information(sums: _Sums, evaluation: Evaluation, nu: int) -> Array:
@@ -149,3 +152,7 @@ def _average_information(sums: _Sums, evaluation: Evaluation, nu: int) -> Array:
     X_part, e_part = scaled[:-1], scaled[-1] * np.sqrt(evaluation.pwrss)
     FPF = sums.FVF - X_part.T @ X_part
     return np.asarray(nu / evaluation.pwrss * (FPF - np.outer(e_part, e_part) / evaluation.pwrss))
+
+
+def _inverse(T: Array) -> Array:
+    return np.asarray(np.linalg.inv(T), dtype=np.float64)

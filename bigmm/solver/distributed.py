@@ -102,7 +102,7 @@ class DistributedLeastSquares(PenalizedLeastSquares):
         return LeafSums(*sums), border
 
     def leaf_traces(self) -> Array:
-        """Sum of (W_j C_j Lambda) S^-1 (..)' over the leaves, (k, k)."""
+        """Sum of (L_j^-T B_j) S^-1 (..)' over the leaves, (k, k)."""
         assert self._dense is not None
         (found,) = self._elsewhere.total(leaf_slices.traces, self.leading_template, self.root_templates, self._dense.inverse)
         return np.asarray(found)

@@ -215,19 +215,25 @@ def leaf_effects(indptr: Index, indices: Index, B: Array, V: Array, VtW: Array, 
 
 
 @_jit
-def unscale_leaf_rows(indptr: Index, V: Array, B: Array) -> None:
-    """B_j becomes V_j'B_j = W_j C_j Lambda, in place."""
+def spherical_leaf_rows(indptr: Index, V: Array, inverse_T: Array, B: Array) -> None:
+    """B_j becomes L_j^-T B_j = T^-1 V_j'B_j, in place: what B_j S^-1 B_j' adds to D_j^-1 is G_j S^-1 G_j' of these."""
     k = V.shape[1]
     for j in numba.prange(len(indptr) - 1):
-        old = np.empty(k)
+        M, old = np.empty((k, k)), np.empty(k)
+        for a in range(k):
+            for b in range(k):
+                total = 0.0
+                for c in range(a + 1):
+                    total += inverse_T[a, c] * V[j, b, c]
+                M[a, b] = total
         for e in range(indptr[j], indptr[j + 1]):
             for a in range(k):
                 old[a] = B[e, a]
-            for b in range(k):
+            for a in range(k):
                 total = 0.0
-                for a in range(k):
-                    total += V[j, a, b] * old[a]
-                B[e, b] = total
+                for b in range(a, k):
+                    total += M[a, b] * old[b]
+                B[e, a] = total
 
 
 @_jit

@@ -114,7 +114,7 @@ def derive(
 
 
 def traces(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], inverse: Array) -> tuple[Array]:
-    """Sum of (W_j C_j Lambda) S^-1 (..)'; `inverse` holds the upper triangle of S^-1."""
+    """Sum of (L_j^-T B_j) S^-1 (..)'; `inverse` holds the upper triangle of S^-1."""
     leaves, k = leaf_slice.leaves, len(T)
     out = np.empty((len(inverse), k, k))
     with _ONE_AT_A_TIME:
@@ -122,7 +122,7 @@ def traces(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], inv
         with own.looping():
             own.factor(T, root_templates)
             entries = (leaves.root_indptr, leaves.root_leaves, leaves.root_entries, leaves.indptr, leaves.indices)
-            elimination.traces_from_dense(*entries, own.unscale(), inverse, out)
+            elimination.traces_from_dense(*entries, own.spherical_rows(T), inverse, out)
     return (out.sum(axis=0),)
 
 

@@ -31,7 +31,7 @@ class LeafSums:
     spread : (k, k)
         u_j u_j', u_j those of the last column.
     own, reduced : (t, t)
-        v_j'v_j and (L_j^-1 v_j)'(L_j^-1 v_j) for the directions v_j of theta.
+        v_j'v_j and (L_j^-1 v_j)'(L_j^-1 v_j) for the directions v_j = T^-1 dSigma T^-T u_j.
     mixed : (width, t)
         (V_j(Z_1'W)_j)'(L_j^-1 v_j).
     """
@@ -61,7 +61,7 @@ def sum_leaves(
         The root's spherical random effects for W `coefficients`.
     coefficients : (width, columns)
     entries : (t, 2)
-        Row and column in T of each direction.
+        Row and column of Sigma = T T' that each direction changes, with its mirror.
     F : (q, k, t) or None
         Where to put L_j^-1 v_j, for the border of a root.
     """
@@ -168,11 +168,12 @@ def _leaf_sums(
                 for b in range(a, k):
                     total += inverse_T[b, a] * N[b, last]
                 z[a] = total
-            for i in range(t):  # v = T^-1 dT u + dT' z, f = L^-1 v = M' v
+            for i in range(t):  # v = T^-1 dSigma z, f = L^-1 v = M' v
                 row, column = entries[i, 0], entries[i, 1]
                 for a in range(k):
-                    v[i, a] = inverse_T[a, row] * N[column, last]
-                v[i, column] += z[row]
+                    v[i, a] = inverse_T[a, row] * z[column]
+                    if row != column:
+                        v[i, a] += inverse_T[a, column] * z[row]
                 for a in range(k):
                     total = 0.0
                     for b in range(a + 1):

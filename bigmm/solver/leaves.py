@@ -83,7 +83,7 @@ class EliminatedLeaves:
             self.subtract_border(F, border)
         return found, border
 
-    def unscale(self) -> Array:
-        """B becomes W_j C_j Lambda = V_j'B_j, in place: what traces with the inverse are taken of."""
-        elimination.unscale_leaf_rows(self.leaves.indptr, self.V, self.B)
+    def spherical_rows(self, T: Array) -> Array:
+        """B becomes L_j^-T B_j, in place: what traces with the inverse are taken of."""
+        elimination.spherical_leaf_rows(self.leaves.indptr, self.V, np.asarray(np.linalg.inv(T), dtype=np.float64), self.B)
         return self.B

@@ -17,7 +17,9 @@ from bigmm.errors import ModelError
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice
 from bigmm.solver.cholmod import NotPositiveDefiniteError
+from bigmm.solver.conic import FLOOR
 from bigmm.solver.derivatives import Derivatives, differentiate
+from bigmm.solver.moments import moment_start
 from bigmm.solver.optimize import Optimizer, minimize
 from bigmm.solver.plan import Plan
 from bigmm.solver.planning import make_plan
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
 
 
-#: Newton's method starts no diagonal entry below this part of its usual start.
+#: Newton's method starts no diagonal entry of a given start below this part of what adds the residual variance to a row.
 _LEAST_START = 0.1
 
 
@@ -97,11 +99,12 @@ class LinearMixedModel:
         self.selected = selected
         self.reml = reml
         self._pls: PenalizedLeastSquares | None = None
+        self._latest: tuple[float, Evaluation] | None = None
         self._planned: tuple[Plan, Callable[[], Arrangement]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without CHOLMOD's factor, which lives outside Python's memory and is found again when it is needed."""
-        return {**self.__dict__, "_pls": None, "_planned": None}
+        return {**self.__dict__, "_pls": None, "_planned": None, "_latest": None}
 
     def plan(self, memory: float | None = None) -> Plan:
         """How the model is factored and what that costs, found without factoring anything.
@@ -160,16 +163,20 @@ class LinearMixedModel:
         Raises
         ------
         ModelError
-            For a theta of the wrong length or outside its bounds, or one at which no Cholesky factor exists.
+            For a theta of the wrong length or outside its bounds, or one at which no Cholesky factor or no finite objective
+            exists.
 
         References
         ----------
         Bates et al. (2015), JSS 67(1), equations 34 and 42.
         """
         try:
-            return self.evaluate(theta)[0]
+            value = self.evaluate(theta)[0]
         except NotPositiveDefiniteError as error:
             raise ModelError(f"no Cholesky factor at theta = {np.asarray(theta)}: {error}") from None
+        if not np.isfinite(value):
+            raise ModelError(f"the objective is {value} at theta = {np.asarray(theta)}: is theta, or a column of the data, too large?")
+        return value
 
     def evaluate(self, theta: npt.ArrayLike) -> tuple[float, Evaluation]:
         """The objective and the factorization behind it.
@@ -179,6 +186,7 @@ class LinearMixedModel:
         NotPositiveDefiniteError
             When rounding has left no positive definite matrix.
         """
+        self._latest = None  # what the factor holds is no longer what a search saw last
         evaluation = self.pls.evaluate(theta)
         nu = self.degrees_of_freedom
         logdet = evaluation.logdet + (evaluation.logdet_RX if self.reml else 0.0)
@@ -214,9 +222,9 @@ class LinearMixedModel:
 
     @property
     def scale(self) -> tuple[Array, Array]:
-        """Size of the entries of theta: (start, floor).
+        """Size of the entries of theta: (own, floor).
 
-        The start makes each random effect's contribution to a row as large as the residual: 1 over the root mean square of
+        The first makes each random effect's contribution to a row as large as the residual: 1 over the root mean square of
         its column. At the floor it is a thousandth of what one level's rows could tell from zero.
         """
         start, floor = [], []
@@ -225,7 +233,7 @@ class LinearMixedModel:
             square = group.square(row) or float(self.selected.blocks.nobs)
             diagonal = row == column
             start.append(np.sqrt(self.selected.blocks.nobs / square) if diagonal else 0.0)
-            floor.append(1e-4 * np.sqrt(group.q / square) if diagonal else -np.inf)
+            floor.append(FLOOR * np.sqrt(group.q / square) if diagonal else -np.inf)
         return np.array(start), np.array(floor)
 
     def fit(
@@ -240,8 +248,8 @@ class LinearMixedModel:
         Parameters
         ----------
         start : array_like, optional
-            Theta to start from. Unless given, Newton's method starts where each random effect adds as much to a row's variance
-            as the residual does, and the others at `theta0`.
+            Theta to start from. Unless given, Newton's method starts at variances by moments (`moment_start`), and the
+            others at `theta0`.
         optimizer : str or Optimizer, optional
         on_evaluation : callable, optional
             Called with (number, theta, objective) after every evaluation.
@@ -260,9 +268,8 @@ class LinearMixedModel:
 
         settings = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer or "newton")
         own, floor = self.scale
-        default = own if settings.method == "newton" else self.theta0
-        theta = self.selected.covariance.check(default if start is None else start)
-        if settings.method == "newton":  # from zero, where every direction looks flat, it may not get away
+        theta = self._default_start(settings, own, floor) if start is None else self.selected.covariance.check(start)
+        if settings.method == "newton" and start is not None:  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
         with nullcontext(self._with_derivatives) if log is None else replayed(self._with_derivatives, log, self._identity) as evaluate:
             found = minimize(evaluate, self.selected.covariance, theta, floor, settings, on_evaluation)
@@ -274,6 +281,23 @@ class LinearMixedModel:
         contrasts = {name: choice if isinstance(choice, str) else repr(choice) for name, choice in self.selected.contrasts.items()}
         return {"crossproducts": self.cp.digest, "formula": self.selected.formula.text, "reml": self.reml, "contrasts": contrasts}
 
+    def _default_start(self, settings: Optimizer, own: Array, floor: Array) -> Array:
+        """By moments for Newton's steps; `theta0` for the others, as in lme4."""
+        if settings.method != "newton":
+            return self.theta0
+        return moment_start(self.selected.blocks, self.selected.covariance, own, floor / FLOOR)
+
     def _with_derivatives(self, theta: Array) -> tuple[float, Callable[[], Derivatives]]:
         value, evaluation = self.evaluate(theta)
-        return value, lambda: self.differentiate(evaluation)
+        self._latest = value, evaluation
+
+        def derive() -> Derivatives:
+            self._latest = None  # derivatives use the factor up
+            return self.differentiate(evaluation)
+
+        return value, derive
+
+    def at_optimum(self, theta: Array) -> tuple[float, Evaluation]:
+        """As `evaluate`, but for nothing where the search's last evaluation was this one."""
+        latest, self._latest = self._latest, None
+        return latest if latest is not None and np.array_equal(latest[1].theta, theta) else self.evaluate(theta)

@@ -20,9 +20,13 @@ _METHODS = {
     "bobyqa": nlopt.LN_BOBYQA,
     "cobyla": nlopt.LN_COBYLA,
     "lbfgs": nlopt.LD_LBFGS,
+    "mma": nlopt.LD_MMA,
     "neldermead": nlopt.LN_NELDERMEAD,
     "sbplx": nlopt.LN_SBPLX,
+    "slsqp": nlopt.LD_SLSQP,
 }
+#: Those that use the gradient, which needs a nonsingular Lambda.
+_WITH_GRADIENT = ("lbfgs", "mma", "slsqp")
 _REASONS = {
     nlopt.SUCCESS: "success",
     nlopt.STOPVAL_REACHED: "stop value reached",
@@ -48,9 +52,9 @@ class Optimizer:
 
     Attributes
     ----------
-    method : {"newton", "bobyqa", "lbfgs", "cobyla", "neldermead", "sbplx"}
+    method : {"newton", "bobyqa", "cobyla", "lbfgs", "mma", "neldermead", "sbplx", "slsqp"}
         Newton's steps with the exact gradient and the average information; or methods of nlopt, of which BOBYQA is
-        lme4's default, and L-BFGS uses the gradient.
+        lme4's default, and L-BFGS, MMA and SLSQP use the gradient.
     ftol_rel, xtol_abs : float
         Stop when a step changes the objective by less than this part of itself, or every entry of theta by less.
         The default `ftol_rel` is the rounding of the objective; lme4 stops at an absolute 1e-8. Newton's method looks at
@@ -91,8 +95,11 @@ class Optimization:
         Why it stopped.
     converged : bool
         It stopped because it could not improve, not because it ran out of evaluations.
+    gradient : float or None
+        Largest derivative in theta, each in units that make one level's data worth about 1; None for methods without.
     decrement : float or None
-        How much a further step could lower the objective, by the last gradient and information; None for methods without.
+        How much a further step could lower the objective, by the last gradient and information (Newton's decrement, at a
+        boundary that of steps which the boundary allows); None for methods without.
     """
 
     settings: Optimizer
@@ -102,6 +109,7 @@ class Optimization:
     trace: tuple[tuple[Array, float], ...]
     reason: str
     converged: bool
+    gradient: float | None = None
     decrement: float | None = None
 
     @property
@@ -186,37 +194,37 @@ def minimize(
         When the objective does not exist at the start.
     """
     recorder = _Recorder(function, on_evaluation)
-    decrement = None
+    gradient = decrement = None
     if settings.method == "newton":
-        reason, converged, decrement = _newton(recorder, covariance, start, floor, settings)
+        reason, converged, gradient, decrement = _newton(recorder, covariance, start, floor, settings)
     else:
         reason, converged = _nlopt(recorder, covariance.lower, start, floor, settings)
     theta, objective = _snap(recorder, covariance.lower, floor)
-    return Optimization(settings, start.copy(), theta, objective, tuple(recorder.trace), reason, converged, decrement)
+    return Optimization(settings, start.copy(), theta, objective, tuple(recorder.trace), reason, converged, gradient, decrement)
 
 
 def _newton(
     recorder: _Recorder, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer
-) -> tuple[str, bool, float]:
+) -> tuple[str, bool, float | None, float | None]:
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall."""
     steps = min(settings.maxeval, _STEPS * (len(start) + 1))
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # a step without end is not taken
             found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=steps)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
-        found = Minimum(*recorder.best, np.inf, False, f"Newton's steps failed ({error})")
+        found = Minimum(*recorder.best, np.inf, np.inf, False, f"Newton's steps failed ({error})")
     if found.converged or len(recorder.trace) >= settings.maxeval:
-        return found.reason, found.converged, found.decrement
+        return found.reason, found.converged, found.gradient, found.decrement
     before = found.reason if len(recorder.trace) < steps else f"no end after {steps} evaluations"
     limit = min(settings.maxeval, len(recorder.trace) + _RESCUE * (len(start) + 1))
     reason, converged = _nlopt(recorder, covariance.lower, recorder.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
-    return f"{before}, then BOBYQA: {reason}", converged, found.decrement
+    return f"{before}, then BOBYQA: {reason}", converged, None, None
 
 
 def _nlopt(recorder: _Recorder, lower: Array, start: Array, floor: Array, settings: Optimizer) -> tuple[str, bool]:
     if not np.isfinite(recorder(start)):
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    if settings.method == "lbfgs":  # the gradient needs a nonsingular Lambda
+    if settings.method in _WITH_GRADIENT:
         return _search(recorder, np.maximum(start, floor), floor, settings)
     reason, converged = _search(recorder, start, lower, settings)
     for _ in range(_RESTARTS):
@@ -260,12 +268,15 @@ def _off_the_edge(recorder: _Recorder, lower: Array) -> Array | None:
 
 
 def _snap(recorder: _Recorder, lower: Array, floor: Array) -> tuple[Array, float]:
-    """The best point, with diagonal entries near 0 put at 0 one by one where that costs nothing."""
+    """The best point, with diagonal entries near 0 put at 0, all or one by one, where that costs nothing."""
     theta, objective = recorder.best
-    for i in np.flatnonzero((lower == 0.0) & (theta > 0.0) & (theta < _SNAP_FLOORS * floor)):
+    small = np.flatnonzero((lower == 0.0) & (theta > 0.0) & (theta < _SNAP_FLOORS * floor))
+    for together in ([small] if len(small) > 1 else []) + [small[i : i + 1] for i in range(len(small))]:
         candidate = theta.copy()
-        candidate[i] = 0.0
+        candidate[together] = 0.0
         value = recorder(candidate)
         if value <= objective + _SNAP_RISE:
             theta, objective = candidate, value
+            if len(together) == len(small):
+                break
     return theta, objective

@@ -228,10 +228,10 @@ class PenalizedLeastSquares:
         return self.eliminated.sums(self.leading_template, self.W.leaves, U, coefficients, entries)
 
     def leaf_traces(self) -> Array:
-        """Sum of (W_j C_j Lambda) S^-1 (..)' over the leaves, (k, k); after the factor was inverted."""
+        """Sum of (L_j^-T B_j) S^-1 (..)' over the leaves, (k, k); after the factor was inverted."""
         assert self.eliminated is not None
         assert self.factor is not None
-        return self.factor.leaf_traces(self.eliminated.unscale())
+        return self.factor.leaf_traces(self.eliminated.spherical_rows(self.leading_template))
 
     def solve(self, evaluation: Evaluation) -> Solution:
         """Fixed effects and conditional modes at the theta that was evaluated last."""

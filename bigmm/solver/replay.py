@@ -24,7 +24,7 @@ Evaluate: TypeAlias = Callable[[Array], "tuple[float, Callable[[], Derivatives]]
 
 _FORMAT = 1
 #: Derivatives that hold one array a grouping factor.
-_TUPLES = ("precision", "spread")
+_TUPLES = ("K", "Q")
 
 
 @contextlib.contextmanager
@@ -123,4 +123,5 @@ def _to_json(found: Derivatives) -> dict[str, Any]:
 
 def _from_json(record: Mapping[str, Any]) -> Derivatives:
     lists: dict[str, Any] = {name: tuple(np.array(part) for part in record[name]) for name in _TUPLES}
-    return Derivatives(np.array(record["gradient"]), np.array(record["information"]), **lists, levels=tuple(record["levels"]))
+    gradient, information = (np.array(record[name]) for name in ("gradient", "information"))
+    return Derivatives(gradient=gradient, information=information, **lists, levels=tuple(record["levels"]))

@@ -78,7 +78,8 @@ def _fit_record(fit: LinearMixedModelFit) -> dict[str, Any]:
             "reason": search.reason,
             "converged": search.converged,
             "nevals": search.nevals,
-            "decrement": search.decrement if search.decrement is not None and np.isfinite(search.decrement) else None,
+            "gradient": _finite(search.gradient),
+            "decrement": _finite(search.decrement),
             "start": search.start.tolist(),
             "trace": [{"theta": theta.tolist(), "objective": None if np.isnan(value) else value} for theta, value in search.trace],
         },
@@ -105,6 +106,10 @@ def _fit_record(fit: LinearMixedModelFit) -> dict[str, Any]:
             for group in fit.groups
         ],
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
 
 
 def _contrast_record(name: str, choice: Any) -> Any:
@@ -147,7 +152,15 @@ def load_fit(folder: Path, record: Mapping[str, Any]) -> LinearMixedModelFit:
         groups=groups,
         rows=read_rows(record["rows"]),
         optimization=Optimization(
-            settings, start, theta, record["objective"], trace, search["reason"], search["converged"], search["decrement"]
+            settings,
+            start,
+            theta,
+            record["objective"],
+            trace,
+            search["reason"],
+            search["converged"],
+            search.get("gradient"),
+            search["decrement"],
         ),
     )
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import bigmm
+from bigmm.solver.cholmod import NotPositiveDefiniteError
+from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.optimize import Optimizer
+from bigmm.solver.pls import Evaluation
 from tests.reference.cases import CASES, Case
 from tests.solver.test_derivatives import SMALL, model_of
 
@@ -25,6 +30,9 @@ def test_finds_what_bobyqa_finds_in_few_evaluations(case: Case) -> None:
     assert fit.nevals <= 25
     assert fit.optimization.decrement is not None
     assert 0.0 <= fit.optimization.decrement <= 1e-9
+    assert fit.optimization.gradient is not None
+    assert 0.0 <= fit.optimization.gradient <= 1e-2
+    assert f"Newton decrement {fit.optimization.decrement:.0e})" in fit.summary()
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
@@ -38,9 +46,12 @@ def test_units_of_a_slope_do_not_matter(factor: float) -> None:
     assert other.theta[2] * factor == pytest.approx(one.theta[2], rel=1e-6)
 
 
-def test_l_bfgs_of_nlopt_uses_the_gradient() -> None:
+@pytest.mark.parametrize("method", ["lbfgs", "mma", "slsqp"])
+def test_methods_of_nlopt_that_use_the_gradient(method: str) -> None:
     model = model_of(CASES["sleepstudy_full_ml"], False)
-    assert model.fit(optimizer="lbfgs").objective == pytest.approx(model.fit().objective, abs=1e-6)
+    fit = model.fit(optimizer=method)
+    assert fit.objective == pytest.approx(model.fit().objective, abs=1e-6)
+    assert fit.converged
 
 
 def test_starts_anywhere() -> None:
@@ -93,7 +104,7 @@ def test_bobyqa_goes_on_where_newton_fails(monkeypatch: pytest.MonkeyPatch) -> N
     model = model_of(CASES["sleepstudy_full_ml"], False)
     expected = model.fit()
     with monkeypatch.context() as patched:
-        patched.setattr("bigmm.solver.newton._step", fail)
+        patched.setattr("bigmm.solver.newton.minimize_model", fail)
         fit = model.fit()
     assert fit.converged
     assert "then BOBYQA" in fit.optimization.reason
@@ -134,3 +145,113 @@ def mirrored(fit: bigmm.LinearMixedModelFit) -> list[np.ndarray]:
             sign[term.theta] = fit.covariance.entries_of(flip)
             signs.append(sign)
     return [fit.theta * sign for sign in signs]
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, when: Any, how: Any) -> list[int]:
+    """From now on the evaluations of every model whose number satisfies `when` go wrong."""
+    evaluate, calls = LinearMixedModel.evaluate, [0]
+
+    def spoiled(model: LinearMixedModel, theta: Any) -> tuple[float, Evaluation]:
+        calls[0] += 1
+        value, evaluation = evaluate(model, theta)
+        return how(value, evaluation) if when(calls[0]) else (value, evaluation)
+
+    monkeypatch.setattr(LinearMixedModel, "evaluate", spoiled)
+    return calls
+
+
+def no_factor(value: float, evaluation: Evaluation) -> tuple[float, Evaluation]:
+    raise NotPositiveDefiniteError("no")
+
+
+def not_finite(value: float, evaluation: Evaluation) -> tuple[float, Evaluation]:
+    return np.nan, evaluation
+
+
+@pytest.mark.parametrize("how", [no_factor, not_finite])
+@pytest.mark.parametrize("bad", [{2}, {2, 3, 4}, {3, 5}])
+def test_a_failure_shortens_the_step(bad: set[int], how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(CASES["sleepstudy_full_ml"], False)
+    expected = model.fit()
+    spoil(monkeypatch, bad.__contains__, how)
+    fit = model.fit()
+    assert fit.converged
+    assert fit.optimization.reason == "no step can lower the objective"
+    assert fit.objective == pytest.approx(expected.objective, abs=1e-7)
+    assert {i + 1 for i, (_, value) in enumerate(fit.optimization.trace) if np.isnan(value)} == bad
+    steps = [np.linalg.norm(theta - fit.optimization.trace[min(bad) - 2][0]) for theta, _ in fit.optimization.trace]
+    assert steps[min(bad)] < steps[min(bad) - 1]
+
+
+@pytest.mark.parametrize("how", [no_factor, not_finite])
+@pytest.mark.parametrize("method", ["newton", "bobyqa"])
+def test_no_objective_at_the_start(method: str, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(CASES["sleepstudy_full_ml"], False)
+    spoil(monkeypatch, lambda number: True, how)
+    with pytest.raises(bigmm.ModelError, match="give another start"):
+        model.fit(optimizer=method)
+
+
+def test_an_objective_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(CASES["sleepstudy_full_ml"], False)
+    spoil(monkeypatch, lambda number: True, not_finite)
+    with pytest.raises(bigmm.ModelError, match="the objective is nan at theta"):
+        model.objective([1.0, 0.0, 1.0])
+
+
+def test_the_last_evaluation_gives_the_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(CASES["penicillin_ml"], False)
+    calls = spoil(monkeypatch, lambda number: False, no_factor)
+    fit = model.fit()
+    assert calls[0] == fit.nevals
+    theta = fit.theta.copy()
+    again = model.fit(start=theta)  # other evaluations in between do not leave their estimates behind
+    assert again.sigma == pytest.approx(fit.sigma, rel=1e-8)
+
+
+def crossed(seed: int) -> tuple[str, pd.DataFrame]:
+    """Unbalanced levels, slopes, and covariance matrices of which some are singular or zero."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.choice([150, 400, 900]))
+    frame = pd.DataFrame({"x": rng.normal(1.0, 1.0, n), "z": rng.normal(size=n), "v": rng.normal(size=n)})
+    for name, levels in (("g", n // 10), ("h", n // 25)):
+        frame[name] = rng.choice(levels, n, p=rng.dirichlet(np.full(levels, 2.0)))
+    columns = {"g": ["x", "z"][: rng.integers(1, 3)], "h": ["x", "z", "v"][: rng.integers(0, 4)]}
+    y = frame["x"] * 0.3 + rng.normal(size=n)
+    for name, slopes in columns.items():
+        k = len(slopes) + 1
+        T = rng.normal(size=(k, k)) * rng.choice([0.0, 0.2, 1.0], p=[0.15, 0.35, 0.5])
+        T[:, k - int(rng.integers(0, k)) :] = 0.0
+        b = (rng.normal(size=(n, k)) @ T.T)[frame[name].to_numpy()]
+        y = y + (b * np.column_stack([np.ones(n), frame[slopes]])).sum(axis=1)
+    random = " + ".join(f"({' + '.join(['1', *slopes])} | {name})" for name, slopes in columns.items())
+    return f"y ~ x + {random}", frame.assign(y=y)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_random_models(seed: int) -> None:
+    """4 to 16 thetas: never worse than BOBYQA, which takes hundreds of evaluations."""
+    formula, frame = crossed(seed)
+    model = bigmm.reduce(formula, frame, client=0).model(reml=bool(seed % 2))
+    fit, oracle = model.fit(), model.fit(optimizer=Optimizer("bobyqa", maxeval=1500))
+    assert fit.converged
+    assert fit.optimization.reason == "no step can lower the objective"
+    assert fit.objective <= oracle.objective + ATOL
+    assert fit.nevals <= 25
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_zeros_are_exact(seed: int) -> None:
+    """Where the optimum is singular, theta says so with a zero, and a variance there would make the fit worse."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"g": np.repeat(np.arange(40), 6), "x": rng.normal(size=240)})
+    frame["y"] = rng.normal(size=40)[frame["g"]] * (1.0 + 0.5 * frame["x"]) + rng.normal(size=240)
+    model = bigmm.reduce("y ~ x + (1 + x | g)", frame, client=0).model()
+    fit = model.fit()
+    assert fit.converged
+    small = (model.lower == 0.0) & (fit.theta < 1e-3)
+    assert (fit.theta[small] == 0.0).all()
+    for i in np.flatnonzero(small):
+        inside = fit.theta.copy()
+        inside[i] = 0.02
+        assert model.objective(inside) > fit.objective
