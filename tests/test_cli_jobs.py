@@ -101,6 +101,13 @@ class TestDoctor:
         assert "CHOLMOD                    3." in result.stdout
         assert "a fit with a known answer  right\n" in result.stdout
 
+    def test_settings(self) -> None:
+        with dask.config.set({"bigmm.batches": 7, "bigmm.batch": 7}):
+            result = run("doctor")
+        assert result.exit_code == 2
+        assert "bigmm.batches              7\n" in result.stdout
+        assert f"bigmm.batch                7\n{'':26} -> there is no such setting" in result.stdout
+
     def test_nobody_answers(self) -> None:
         with dask.config.set({"bigmm.timeouts.connect": "500 ms"}):
             result = run("doctor", "--scheduler", "tcp://127.0.0.1:1")

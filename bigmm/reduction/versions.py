@@ -75,7 +75,8 @@ def mismatches(processes: Mapping[str, Any]) -> list[Mismatch]:
             if isinstance(theirs, Mapping):
                 there.setdefault(theirs[package], []).append(address)
             elif package == "bigmm" and not isinstance(theirs, OSError):
-                there.setdefault(None if isinstance(theirs, ImportError) else f"unknown ({theirs})", []).append(address)
+                missing = isinstance(theirs, ImportError) or "ModuleNotFoundError" in repr(theirs)  # some arrive as text
+                there.setdefault(None if missing else f"unknown ({theirs})", []).append(address)
         other = {theirs: addresses for theirs, addresses in there.items() if theirs != version}
         if other:
             found.append(Mismatch(package, version, other))

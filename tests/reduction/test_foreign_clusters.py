@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -30,9 +31,11 @@ pytestmark = pytest.mark.cluster
 FORMULA = "y ~ x + (1 | g)"
 NO_BIGMM = "import sys; sys.modules['bigmm'] = None"
 OTHER_BIGMM = "import bigmm; bigmm.__version__ = '0.0.9'"
-OTHER_PYARROW = (
-    "from bigmm.reduction import versions; old = versions.version_of; versions.version_of = lambda p: '1.0' if p == 'pyarrow' else old(p)"
-)
+OTHER_PYARROW = """
+from importlib.metadata import version
+from bigmm.reduction import versions
+versions.version_of = lambda package: "1.0" if package == "pyarrow" else version(package)
+"""
 #: A new worker contributes within so many seconds of its start.
 LATE = 30.0
 
@@ -92,14 +95,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         started.close()
 
 
-def slow(part: pd.DataFrame, seconds: float = 0.1) -> pd.DataFrame:
-    time.sleep(seconds if len(part) else 0.0)
+def wait(part: pd.DataFrame, until: str) -> pd.DataFrame:
+    """Take a while, until a file is there."""
+    time.sleep(0.3 if len(part) and not os.path.exists(until) else 0.0)
     return part
 
 
-def slow_frame(chunks: int, seconds: float = 0.1) -> Any:
+def slow_frame(chunks: int, until: Path) -> Any:
     plain = dd.from_pandas(frame(chunks * 10), npartitions=chunks, sort=False)
-    return plain.map_partitions(by_value(slow), seconds, meta=plain._meta)
+    return plain.map_partitions(by_value(wait), str(until), meta=plain._meta)
 
 
 def by_value(function: Any) -> Any:
@@ -108,6 +112,10 @@ def by_value(function: Any) -> Any:
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     return function
+
+
+def local(**options: Any) -> LocalCluster:
+    return LocalCluster(threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL, **options)
 
 
 # versions
@@ -144,7 +152,7 @@ class TestVersions:
 # workers that come and go
 
 
-def test_a_new_worker_contributes_soon(cluster: Cluster) -> None:
+def test_a_new_worker_contributes_soon(cluster: Cluster, tmp_path: Path) -> None:
     """The second worker is started while the first is at work; its chunks are reported within LATE seconds of that."""
     cluster.scheduler()
     cluster.worker()
@@ -157,22 +165,28 @@ def test_a_new_worker_contributes_soon(cluster: Cluster) -> None:
         if progress.reports and not started:
             started.append(time.time())
             cluster.worker()
+        if len(first_of) == 2:
+            (tmp_path / "seen").touch()
 
-    cp = bigmm.reduce(FORMULA, slow_frame(160), client=str(cluster.file), progress=watch)
-    assert cp.rows.read == 1600
+    cp = bigmm.reduce(FORMULA, slow_frame(100, tmp_path / "seen"), client=str(cluster.file), progress=watch)
+    assert cp.rows.read == 1000
     assert len(first_of) == 2
     assert 0.0 < max(first_of.values()) - started[0] < LATE
 
 
-def test_a_cluster_that_adapts_from_nothing() -> None:
+def test_a_cluster_that_adapts_from_nothing(tmp_path: Path) -> None:
     """No worker is there before there is a task, more come while a pass runs, and all of them take part."""
     workers: set[str] = set()
-    with LocalCluster(
-        n_workers=0, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
-    ) as own:
-        own.adapt(minimum=0, maximum=2, interval="200ms", target_duration="1s")
-        cp = bigmm.reduce(FORMULA, slow_frame(120), client=own, progress=lambda p: workers.update(report.worker for report in p.reports))
-    assert cp.rows.read == 1200
+
+    def watch(progress: Progress) -> None:
+        workers.update(report.worker for report in progress.reports)
+        if len(workers) == 2:
+            (tmp_path / "seen").touch()
+
+    with local(n_workers=0) as own:
+        own.adapt(minimum=0, maximum=2, interval="200ms", target_duration="50ms")
+        cp = bigmm.reduce(FORMULA, slow_frame(100, tmp_path / "seen"), client=own, progress=watch)
+    assert cp.rows.read == 1000
     assert len(workers) == 2
 
 
@@ -214,16 +228,12 @@ def test_resources_that_nobody_has(cluster: Cluster, files: Path) -> None:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with (
-        LocalCluster(1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL) as own,
-        Client(own, set_as_default=False) as started,
-    ):
+    with local(n_workers=1) as own, Client(own, set_as_default=False) as started:
         yield started
 
 
 def test_keys_are_clear(client: Client, files: Path) -> None:
     """What Dask's dashboard groups tasks by."""
-    client.run_on_scheduler(lambda dask_scheduler: None)
     client.get_task_stream(start=0, stop=0)  # the scheduler notes tasks from now on
     bigmm.reduce(FORMULA, files, client=client)
     names = {key_split(task["key"]) for task in client.get_task_stream(count=10_000)}
@@ -279,12 +289,8 @@ def test_spilling(tmp_path: Path) -> None:
     for number in range(48):
         pq.write_table(pa.Table.from_pandas(frame(20_000, number, 40_000), preserve_index=False), tmp_path / f"{number}.parquet")
     expected = bigmm.reduce(FORMULA, tmp_path, client=0)
-    memory = {"distributed.worker.memory.target": 0.01, "distributed.worker.memory.spill": False, "distributed.worker.memory.pause": False}
-    with (
-        dask.config.set(memory),
-        LocalCluster(1, threads_per_worker=1, memory_limit="1 GiB", dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL) as own,
-        Client(own, set_as_default=False) as client,
-    ):
+    memory = {"distributed.worker.memory.target": 0.002, "distributed.worker.memory.spill": False, "distributed.worker.memory.pause": False}
+    with dask.config.set(memory), local(n_workers=1, memory_limit="1 GiB") as own, Client(own, set_as_default=False) as client:
         found = bigmm.reduce(FORMULA, tmp_path, client=client)
         (written,) = client.run(lambda dask_worker: dict(dask_worker.data.cumulative_metrics)).values()
     assert found.digest == expected.digest
