@@ -189,7 +189,7 @@ def test_target_is_checked_before_the_pass(tmp_path: Path) -> None:
 
 
 def test_fit_that_does_not_converge(tmp_path: Path) -> None:
-    result = run("fit", FORMULA, SLEEP, "--maxeval", "4", "--out", tmp_path / "m.fit")
+    result = run("fit", FORMULA, SLEEP, "--maxeval", "2", "--out", tmp_path / "m.fit")
     assert result.exit_code == 3
     assert "NOT CONVERGED" in result.stdout
     assert (tmp_path / "m.fit").is_dir()

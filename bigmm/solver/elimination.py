@@ -12,6 +12,9 @@ import numpy as np
 from bigmm.columns import Array
 from bigmm.solver.layout import Index
 
+#: Orders up to which a dense inverse is looked up leaf by leaf.
+_CACHED = 800
+
 _jit = numba.njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 
@@ -236,11 +239,45 @@ def spherical_leaf_rows(indptr: Index, V: Array, inverse_T: Array, B: Array) -> 
                 B[e, a] = total
 
 
-@_jit
 def traces_from_dense(
     root_indptr: Index, root_leaves: Index, root_entries: Index, indptr: Index, indices: Index, G: Array, inverse: Array, out: Array
 ) -> None:
-    """Row c's part of sum_j G_j S^-1 G_j', into `out` (r, k, k); `inverse` (r, r) holds its upper triangle."""
+    """Parts of sum_j G_j S^-1 G_j', into `out` (r, k, k); `inverse` (r, r) holds its upper triangle.
+
+    A small inverse stays in the processor's cache, so that leaves are read one after the other; of a large one a row does.
+    """
+    if len(inverse) <= _CACHED:
+        _traces_by_leaf(indptr, indices, G, inverse, out)
+    else:
+        _traces_by_column(root_indptr, root_leaves, root_entries, indptr, indices, G, inverse, out)
+
+
+@_jit
+def _traces_by_leaf(indptr: Index, indices: Index, G: Array, inverse: Array, out: Array) -> None:
+    """As `traces_from_dense`; each row of `out` is the sum over a run of leaves."""
+    q, k, runs = len(indptr) - 1, G.shape[1], len(out)
+    for run in numba.prange(runs):
+        sums, x = np.zeros((k, k)), np.empty(k)
+        for j in range(q * run // runs, q * (run + 1) // runs):
+            for own in range(indptr[j], indptr[j + 1]):
+                row = inverse[indices[own]]
+                for a in range(k):
+                    x[a] = 0.5 * row[indices[own]] * G[own, a]
+                for e in range(own + 1, indptr[j + 1]):
+                    value = row[indices[e]]
+                    for a in range(k):
+                        x[a] += value * G[e, a]
+                for a in range(k):
+                    for b in range(k):
+                        sums[a, b] += x[a] * G[own, b] + G[own, a] * x[b]
+        out[run] = sums
+
+
+@_jit
+def _traces_by_column(
+    root_indptr: Index, root_leaves: Index, root_entries: Index, indptr: Index, indices: Index, G: Array, inverse: Array, out: Array
+) -> None:
+    """As `traces_from_dense`; a thread owns a row."""
     r, k = len(inverse), G.shape[1]
     for c in numba.prange(r):
         row = inverse[c]

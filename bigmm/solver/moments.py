@@ -6,7 +6,8 @@ With r the residuals of ordinary least squares and z_c, z_d columns of Z, each o
                             r'r  ~  sigma^2 n + sum_d sigma_d^2 z_d'z_d
 
 (Henderson 1953, doi:10.2307/3001853, method 1, without the share of the fixed effects), j and m levels. Over 240 simulated
-models of 2 to 16 thetas the search took a sixth fewer evaluations from there, a third fewer with scalar terms alone.
+models of 2 to 16 thetas, many of them singular, the search took 10.3 evaluations from there, and 11.0 from random effects
+that add as much as the residual; with scalar terms alone 7.1 and 8.8.
 """
 
 from __future__ import annotations

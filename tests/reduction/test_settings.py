@@ -111,15 +111,6 @@ def test_what_changes_no_bit(folder: Path, changes: dict[str, object]) -> None:
         assert bigmm.reduce(FORMULA, folder).digest == expected
 
 
-@pytest.mark.cluster
-def test_small_bytes_decide_about_a_cluster(folder: Path) -> None:
-    workers: set[str] = set()
-    with dask.config.set({"bigmm.small-bytes": 1, "bigmm.local-cluster.workers": 1, "bigmm.local-cluster.memory-limit": "3 GiB"}):
-        bigmm.reduce(FORMULA, folder, progress=lambda progress: workers.update(report.worker for report in progress.reports))
-    assert len(workers) == 1
-    assert workers.pop().startswith("tcp://127.0.0.1:")
-
-
 def test_loaded_inside_a_change() -> None:
     """Dask forgets what was not there when a change began."""
     code = "import dask\nwith dask.config.set({'bigmm.batches': 3}):\n    from bigmm.reduction import settings\n"

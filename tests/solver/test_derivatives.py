@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import bigmm
+from bigmm.solver.conic import FLOOR
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.pls import PenalizedLeastSquares
 from tests.reference.cases import CASES, Case
@@ -70,3 +72,52 @@ def test_gradient_at_zero_is_refused() -> None:
     model = model_of(CASES["dyestuff_ml"], False)
     with pytest.raises(bigmm.ModelError, match="says nothing"):
         model.gradient([0.0])
+
+
+def test_information_by_its_definition() -> None:
+    """f_i'P f_j nu / pwrss - (f_i'e)(f_j'e) nu / pwrss^2, with V, P and Z as dense matrices."""
+    frame = CASES["sleepstudy_full_ml"].frame()
+    model = bigmm.reduce("Reaction ~ Days + (Days | Subject)", frame, client=0).model()
+    theta = np.array([0.9, 0.05, 0.25])
+    X = np.column_stack([np.ones(len(frame)), frame["Days"]])
+    codes = np.unique(frame["Subject"], return_inverse=True)[1]
+    Z = (np.eye(codes.max() + 1)[codes][:, :, None] * X[:, None, :]).reshape(len(frame), -1)
+
+    def random(sigma: np.ndarray) -> np.ndarray:
+        return Z @ np.kron(np.eye(codes.max() + 1), sigma) @ Z.T
+
+    T = np.array([[theta[0], 0.0], [theta[1], theta[2]]])
+    inverse = np.linalg.inv(np.eye(len(frame)) + random(T @ T.T))
+    P = inverse - inverse @ X @ np.linalg.solve(X.T @ inverse @ X, X.T @ inverse)
+    e = P @ frame["Reaction"].to_numpy(float)
+    pwrss, nu = float(frame["Reaction"].to_numpy(float) @ e), len(frame) - 2
+    directions = [np.diag([1.0, 0.0]), np.array([[0.0, 1.0], [1.0, 0.0]]), np.diag([0.0, 1.0])]
+    F = np.column_stack([random(d) @ e for d in directions])
+    expected = nu / pwrss * (F.T @ P @ F - np.outer(F.T @ e, F.T @ e) / pwrss)
+    found = model.differentiate(model.evaluate(theta)[1]).information
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("reml", [False, True])
+@pytest.mark.parametrize("small", [1e-2, 1e-3])
+def test_slopes_next_to_singular(small: float, reml: bool) -> None:
+    """K - Q along a direction in which Sigma all but vanishes decides whether a correlation of one stays."""
+    rng = np.random.default_rng(5)
+    n = 600
+    frame = pd.DataFrame({"g": rng.integers(0, 50, n), "h": rng.integers(0, 20, n), "x": rng.normal(1.0, 1.0, n)})
+    frame["y"] = rng.normal(size=50)[frame["g"]] * (1.0 + frame["x"]) + rng.normal(size=20)[frame["h"]] + rng.normal(size=n)
+    model = bigmm.reduce("y ~ x + (1 + x | g) + (1 + x | h)", frame, client=0).model(reml=reml)
+    unit = model.scale[1][2] / FLOOR
+    theta = np.array([0.8, 1.1, small * unit, 0.9, 0.2, 0.3])
+    derivatives = model.differentiate(model.evaluate(theta)[1])
+    T = np.array([[0.8, 0.0], [1.1, theta[2]]])
+    direction = np.array([-T[1, 0], T[0, 0]])  # where Sigma vanishes as T[1, 1] does
+    step = 0.2 * theta[2] ** 2 * T[0, 0] ** 2 / float(direction @ direction) ** 2
+
+    def at(change: float) -> float:
+        moved = np.linalg.cholesky(T @ T.T + change * np.outer(direction, direction))
+        return model.objective(np.concatenate([moved[np.triu_indices(2)[::-1]], theta[3:]]))
+
+    expected = (at(step) - at(-step)) / (2.0 * step)
+    found = direction @ (derivatives.K[0] - derivatives.Q[0]) @ direction
+    assert found == pytest.approx(expected, rel=1e-3 if small == 1e-2 else 3e-2)  # the differences' own rounding
