@@ -35,6 +35,8 @@ _BEYOND, _GAIN = (1e6, 1e4, 1e2), 1e-7
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
 _CERTAIN = 1e-6
+#: A last step that changes no entry of theta by more than this part of it leaves nothing to gain.
+_TINY = 1e-10
 #: Searches that start again beyond a zero, at most.
 _ESCAPES = 5
 #: A floor as a part of what could matter.
@@ -51,8 +53,8 @@ class Minimum:
     ----------
     theta : array
     objective : float
-    decrement : float
-        How much a further step could lower the objective: half of g'H^-1 g over the entries that are free.
+    decrement : float or None
+        How much a further step could lower the objective: half of g'H^-1 g over the entries that are free; None when unknown.
     converged : bool
         The decrement is below the tolerance, and no vanished variance wants to grow.
     reason : str
@@ -60,7 +62,7 @@ class Minimum:
 
     theta: Array
     objective: float
-    decrement: float
+    decrement: float | None
     converged: bool
     reason: str
 
@@ -136,12 +138,19 @@ class _Search:
         return "no step lowers the objective" if self.left > 0 else "maxeval reached"
 
     def last_step(self, point: _Point, step: Array, decrement: float) -> Minimum:
-        """The step that gains next to nothing is taken all the same, without derivatives: it doubles the digits of theta."""
-        theta = self._move(point, step)
-        value, _ = self.evaluate(theta) if self.left > 0 else (np.nan, None)
-        better = value <= point.objective + _noise(point.objective)
+        """The step that gains next to nothing is taken all the same: it doubles the digits of theta, which the objective hides.
+
+        If it was not tiny, a second one follows; only its end needs no derivatives.
+        """
         certain = decrement <= _CERTAIN + 10.0 * _noise(point.objective)
         reason = "no step can lower the objective" if certain else "steps lower the objective no more"
+        theta, bound = self._move(point, step), point.objective + 10.0 * _noise(point.objective)
+        new = self.at(theta, bound) if certain and (np.abs(step) > _TINY * np.abs(point.theta)).any() else None
+        if new is not None:
+            point = new
+            theta = self._move(point, _step(point.derivatives.gradient, self.curvature(point), ~self.held(point), 0.0)[0])
+        value, _ = self.evaluate(theta) if self.left > 0 else (np.nan, None)
+        better = value <= bound
         return Minimum(theta if better else point.theta, value if better else point.objective, decrement, certain, reason)
 
     def at(self, theta: Array, below: float = np.inf) -> _Point | None:
