@@ -16,7 +16,7 @@ from bigmm.levels import Refs
 from bigmm.prefetch import prefetch
 
 #: Rows whose products are summed before they are added to the rows before them.
-_BLOCK = 2**14
+_BLOCK = 2**8
 #: Rows between the fetching of a level's sums into the cache and their use.
 _AHEAD = 16
 
@@ -35,12 +35,7 @@ def gram(left: Array, right: Array) -> Array:
         The same columns, one a line; `left` may be weighted.
     """
     total, lost = np.zeros((2, len(left), len(left)))  # the second: what rounding took from the first
-    block = np.empty_like(total)
-    for start in range(0, left.shape[1], _BLOCK):
-        _gram(left[:, start : start + _BLOCK], right[:, start : start + _BLOCK], block)
-        after = total + block
-        lost += np.where(np.abs(total) >= np.abs(block), (total - after) + block, (block - after) + total)
-        total = after
+    _add_blocks(left, right, total, lost)
     return total + lost
 
 
@@ -74,6 +69,19 @@ def _all_finite(values: Array) -> bool:
     for r in range(len(values)):
         bad |= not abs(values[r]) < np.inf
     return not bad
+
+
+@_jit
+def _add_blocks(left: Array, right: Array, total: Array, lost: Array) -> None:
+    block = np.empty_like(total)
+    for start in range(0, left.shape[1], _BLOCK):
+        _gram(left[:, start : start + _BLOCK], right[:, start : start + _BLOCK], block)
+        for a in range(len(left)):
+            for b in range(len(left)):
+                before, part = total[a, b], block[a, b]
+                after = before + part
+                lost[a, b] += (before - after) + part if abs(before) >= abs(part) else (part - after) + before
+                total[a, b] = after
 
 
 @_jit

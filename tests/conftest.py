@@ -6,6 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+#: Few examples, always the same, so that runs are quick and repeatable; ``--hypothesis-profile=long`` looks for more by hand.
+settings.register_profile("quick", max_examples=10, derandomize=True, deadline=None, database=None)
+settings.register_profile("long", max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -45,7 +45,7 @@ def check_identified(
         _check_levels(term, groups[term.group], blocks.nobs)
     _check_size(blocks)
     check_residual(blocks.XytXy)
-    if all([_seen_together(term, groups[term.group], codings[term.group]) for term in covariance.terms]):  # noqa: C419  each one warns
+    if all(_seen_together(term, groups[term.group], codings[term.group]) for term in covariance.terms):
         _check_independent(blocks)
 
 
@@ -105,8 +105,8 @@ def _check_gram(gram: Array, what: str) -> None:
     remedy = "drop one, or subtract a number near its mean from a numeric one"
     if left < _DEPENDENT:
         _warn_identification(
-            f"columns of {what} depend on one another, as far as double precision shows: "
-            f"how they share their variance is arbitrary; {remedy}"
+            f"columns of {what} depend on one another, as far as double precision shows: how they share their variance is arbitrary; "
+            f"{remedy}"
         )
     elif left < _NEARLY_DEPENDENT:
         _warn_precision(f"columns of {what} nearly depend on one another ({left:.0e} of 1 is left): few digits remain; {remedy}")
@@ -170,7 +170,7 @@ def check_pwrss(pwrss: float, XytXy: Array) -> None:
             "the model explains the response exactly, as far as double precision shows: without residual variance the likelihood has no "
             "maximum; drop a term, or subtract a large constant part from the response"
         )
-    if left < _FEW_DIGITS:
+    if left < _FEW_DIGITS <= _residual_part(XytXy):  # else it was said before
         _warn_precision(
             f"the model leaves {left:.0e} of the response's sum of squares: crossproducts in double precision keep few digits of it; "
             "subtract the large part (as an offset, or a mean by group) from the response and reduce again"
