@@ -18,6 +18,9 @@ from bigmm.solver.optimize import Optimization, Optimizer
 from bigmm.solver.pls import PenalizedLeastSquares
 from tests.oracle import Dense, Estimates, random_theta
 
+#: Two of the structures have columns twice: how they share their variance is arbitrary, what is evaluated at a theta is not.
+pytestmark = pytest.mark.filterwarnings("ignore::bigmm.IdentificationWarning")
+
 #: Dense inverses of order 150 with condition numbers of some thousands.
 RTOL = 1e-9
 
