@@ -48,6 +48,7 @@ def test_balanced_one_way_layout_is_solved() -> None:
     assert fit.optimization.start[0] == pytest.approx(fit.theta[0], rel=0.2)
 
 
+@pytest.mark.filterwarnings("ignore::bigmm.IdentificationWarning")  # a column of zeros
 def test_never_at_zero_nor_beyond_reason() -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"g": np.repeat(np.arange(50), 8), "y": np.tile(rng.normal(size=8), 50), "x": 0.0})
