@@ -17,6 +17,8 @@ from bigmm.solver.derivatives import Derivatives
 
 #: A diagonal entry of T is kept above this part of its unit.
 FLOOR = 1e-3
+#: So many times that is next to nothing, below a diagonal entry at its floor.
+_NOTHING = 3.0
 #: Steps at most, and when they end: what they still gain, as a part of what was gained.
 _STEPS, _ENOUGH = 100, 1e-7
 #: From where the search begins, a diagonal entry is no smaller than this: at zero every direction looks flat.
@@ -70,6 +72,14 @@ class Blocks:
         """Theta with diagonal entries that are not negative: Sigma does not see the sign of a column."""
         signed = [T * np.where(np.diag(T) < 0.0, -1.0, 1.0) for T in templates]
         return np.asarray(self.gather(signed) * self.row_scale)
+
+    def vanished(self, theta: Array, floor: Array) -> Array:
+        """Theta with diagonal entries at their floor put at zero, and what is next to nothing below them."""
+        templates = self.templates(theta)
+        for T, smallest in zip(templates, self.templates(np.maximum(floor, 0.0)), strict=True):
+            at_floor = np.diag(T) <= np.diag(smallest) * (1.0 + 1e-9)
+            T[(np.abs(T) <= _NOTHING * FLOOR) & at_floor] = 0.0
+        return np.asarray(self.gather(templates) * self.row_scale)
 
     def gather(self, matrices: list[Array]) -> Array:
         """The entries that stand where theta's do, of one matrix a term."""

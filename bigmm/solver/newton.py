@@ -141,7 +141,7 @@ class _Search:
 
         Entries at their floor are put at zero, where a singular fit ends.
         """
-        vanished = np.where(theta == self.floor, 0.0, theta)
+        vanished = self.blocks.vanished(theta, self.floor)
         value, last = self._without_derivatives(vanished), vanished
         if not value <= point.objective + _noise(point.objective) and (vanished != theta).any():
             value, last = self._without_derivatives(theta), theta
