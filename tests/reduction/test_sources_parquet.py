@@ -335,6 +335,19 @@ def test_file_that_is_touched(tmp_path: Path) -> None:
         chunk.head(["n"], 3)
 
 
+def test_links(tmp_path: Path) -> None:
+    """A link is the file that it points at, whose change counts."""
+    path = write(tmp_path / "data" / "a.parquet")
+    os.utime(path, (10**9, 10**9))
+    link = tmp_path / "linked.parquet"
+    link.symlink_to(path)
+    chunk = plan_data(link, ["n"]).chunks[0]
+    assert chunk.read(["n"]).num_rows == ROWS
+    os.utime(path, (10**9 + 1, 10**9 + 1))
+    with pytest.raises(DataError, match="has changed after it was planned"):
+        chunk.read(["n"])
+
+
 def test_damaged_row_group_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(table(0, ROWS), path, row_group_size=ROWS // 4, compression="snappy", use_dictionary=False)

@@ -76,11 +76,16 @@ class DataFile:
     def has_changed(self) -> bool:
         """Whether the file is another than the one that was planned; asks the filesystem."""
         if self.filesystem is None:
-            status = os.stat(os.fsdecode(self.path))
-            return (status.st_size, str(status.st_mtime)) != (self.size, self.version)
+            return state_of_local(self.path) != (self.size, self.version)
         self.filesystem.invalidate_cache()
         info = self.filesystem.info(self.path)
         return (size_of(info), version_of(info)) != (self.size, self.version)
+
+
+def state_of_local(path: str) -> tuple[int, str]:
+    """Bytes and time of the last change of a local file; of what a link points at, which fsspec's listings do not tell."""
+    status = os.stat(os.fsdecode(path))
+    return status.st_size, str(status.st_mtime)
 
 
 def size_of(info: Mapping[str, Any]) -> int:

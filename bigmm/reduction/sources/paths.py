@@ -16,7 +16,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from bigmm.errors import DataError
-from bigmm.reduction.sources.files import DataFile, reading, size_of, version_of
+from bigmm.reduction.sources.files import DataFile, reading, size_of, state_of_local, version_of
 from bigmm.urls import without_secrets
 
 if TYPE_CHECKING:
@@ -144,12 +144,13 @@ def _common_folder(urls: Sequence[str]) -> str:
 
 def _data_file(filesystem: AbstractFileSystem, info: Info, url: str, root: str) -> DataFile:
     local = isinstance(filesystem, LocalFileSystem)
+    size, version = state_of_local(info["name"]) if local else (size_of(info), version_of(info))
     return DataFile(
         path=info["name"],
         url=url,
         label=url.removeprefix(root).lstrip("/"),
-        size=size_of(info),
-        version=version_of(info),
+        size=size,
+        version=version,
         keys=_hive_keys(url),
         filesystem=None if local else filesystem,
     )
