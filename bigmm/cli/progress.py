@@ -107,7 +107,7 @@ class Watched:
         from rich.progress import BarColumn, TaskProgressColumn
 
         if not any(isinstance(column, BarColumn) for column in self._bars.columns):
-            self._bars.columns = (self._bars.columns[0], BarColumn(bar_width=16), TaskProgressColumn(), *self._bars.columns[2:])
+            self._bars.columns = (self._bars.columns[0], BarColumn(bar_width=16), TaskProgressColumn(), self._bars.columns[2])  # fits 80
 
     def finish(self, result: str) -> None:
         """Say what came of it, and how long it took."""
