@@ -93,7 +93,12 @@ def cluster(folder: Path, ours: Path) -> Iterator[Cluster]:
                 assert processes[0].poll() is None
                 time.sleep(0.1)
         address = json.loads(file.read_text())["address"]
-        yield Cluster(address, file, tuple(processes))
+        started = Cluster(address, file, tuple(processes))
+        deadline = time.monotonic() + 60
+        while len([ip for ip, _ in started.listeners() if ip != "127.0.0.1"]) < 3 or not _dashboards(started):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield started
     finally:
         for process in reversed(processes):
             process.terminate()
@@ -164,8 +169,8 @@ def test_the_server_itself_refuses(cluster: Cluster, ours: Path, theirs: Path, t
 def test_nothing_else_is_open(cluster: Cluster) -> None:
     """Scheduler, nanny and worker are open to the network, by TLS; dashboards and metrics only to this machine."""
     listeners = cluster.listeners()
-    dashboards = [port for ip, port in listeners if ip == "127.0.0.1" and _answers_http(port)]
-    assert len(dashboards) >= 2  # the scheduler's and the worker's
+    dashboards = _dashboards(cluster)
+    assert dashboards
     for ip, port in listeners:
         if ip != "127.0.0.1":
             assert not _answers_http(port)
@@ -173,6 +178,12 @@ def test_nothing_else_is_open(cluster: Cluster) -> None:
         address = _own_address()
         for port in dashboards if address else ():
             assert probe.connect_ex((address, port)) != 0
+
+
+def _dashboards(cluster: Cluster) -> list[int]:
+    """Ports of the scheduler's and the worker's, once both answer."""
+    found = [port for ip, port in cluster.listeners() if ip == "127.0.0.1" and _answers_http(port)]
+    return found if len(found) >= 2 else []
 
 
 def _own_address() -> str | None:
