@@ -5,6 +5,7 @@ More examples by hand: ``pytest tests/test_invariances.py --hypothesis-profile=l
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_chunks_cut_anywhere(frame: pd.DataFrame, reml: bool, data: st.DataObjec
     table = pa.Table.from_pandas(frame, preserve_index=False)
     whole = bigmm.reduce(FORMULA, frame, client=0)
     bounds = [0, *cuts, len(frame)]
-    parts = [partial_crossproducts(table.slice(a, b - a), whole.design) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [partial_crossproducts(table.slice(a, b - a), whole.design) for a, b in itertools.pairwise(bounds)]
     total = bigmm.merge(parts)
     close(total.model(reml=reml).objective(THETA), whole.model(reml=reml).objective(THETA))
 
