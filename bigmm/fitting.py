@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from bigmm.design import NaAction
-from bigmm.errors import FormulaError
+from bigmm.errors import FormulaError, PrecisionWarning
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice, check_contrasts
 from bigmm.reduction.arguments import check_column_names
@@ -18,6 +20,11 @@ from bigmm.reduction.reduce import reduce
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.solver.optimize import Optimizer
+
+logger = logging.getLogger(__name__)
+
+#: Residual sums of squares further apart than this part of them are warned about.
+_APART = 1e-6
 
 
 def lmer(
@@ -34,6 +41,7 @@ def lmer(
     optimizer: str | Optimizer | None = None,
     progress: ProgressCallback | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    verify: bool = False,
 ) -> LinearMixedModelFit:
     """Fit a linear mixed model.
 
@@ -47,6 +55,9 @@ def lmer(
         REML criterion (as lme4 does by default), or maximum likelihood.
     contrasts, start, optimizer
         As for `bigmm.CrossProducts.fit`.
+    verify : bool
+        Read the rows once more at the end, log how far their residual sum of squares is from that of the crossproducts, and
+        warn when fewer than six digits agree (see `LinearMixedModelFit.verify`).
 
     Returns
     -------
@@ -77,6 +88,17 @@ def lmer(
         storage_options=storage_options,
     )
     model = cp.model(reml=reml, contrasts=contrasts)
-    if progress is None:
-        return model.fit(start=start, optimizer=optimizer)
-    return model.fit(start, optimizer, lambda number, _theta, value: progress(Progress("optimize", number, None, value)))
+    told = None if progress is None else lambda number, _theta, value: progress(Progress("optimize", number, None, value))
+    fit = model.fit(start, optimizer, told)
+    if verify:
+        _verify(fit, data, client)
+    return fit
+
+
+def _verify(fit: LinearMixedModelFit, data: Any, client: Any) -> None:
+    found = fit.verify(data, client)
+    logger.info("%s", found)
+    if abs(found.relative) > _APART:
+        warnings.warn(
+            f"{found}: center the columns, or subtract a large part of the response, and reduce again", PrecisionWarning, stacklevel=3
+        )

@@ -28,7 +28,7 @@ def test_small_cells(tmp_path: Path) -> None:
     found = {part["name"]: part for part in json.loads(result.stdout)["small_cells"]["where"]}
     assert found["g"] == {"name": "g", "count": 1, "cells": [{"cell": "once", "rows": 1}]}
     assert found["h"]["count"] == 0
-    assert [(cell["cell"], cell["rows"]) for cell in found["g x h"]["cells"]] == [("['a', 2]", 1), ("['b', 1]", 1), ("['once', 2]", 1)]
+    assert [(cell["cell"], cell["rows"]) for cell in found["g x h"]["cells"]] == [("a x 2", 1), ("b x 1", 1), ("once x 2", 1)]
     assert found["fixed part"]["cells"] == [{"cell": "f[q]", "rows": 1}]
     text = CliRunner().invoke(main, ["inspect", str(tmp_path / "cp"), "--small-cells", "2"]).stdout
     assert "g: 1\n    once: 1" in text

@@ -71,9 +71,7 @@ def subtract(whole: str, part: str, out: str, allow_unknown: bool) -> None:
 )
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
-@click.option(
-    "--small-cells", type=click.IntRange(min=1), metavar="N", help="Count and list levels, pairs of levels and cells of fewer than N rows."
-)
+@click.option("--small-cells", type=click.IntRange(min=1), metavar="N", help="List levels, pairs and cells of fewer than N rows.")
 def inspect(directory: str, as_json: bool, small_cells: int | None) -> None:
     """Say what saved crossproducts, or a saved fit, hold.
 

@@ -28,7 +28,7 @@ def small_cells_record(cp: CrossProducts, least: int) -> Record:
         name, counted = f"{one.name} x {other.name}", np.issubdtype(pair.ZtZ.dtype, np.integer)
         rows = pair.ZtZ[:, 0, 0] if counted else np.zeros(len(pair.g_refs), dtype=np.int64)
         at = np.flatnonzero(rows < least)
-        labels = [[one.levels[pair.g_refs[i]], other.levels[pair.h_refs[i]]] for i in at[:_LISTED]]
+        labels = [f"{one.levels[pair.g_refs[i]]} x {other.levels[pair.h_refs[i]]}" for i in at[:_LISTED]]
         found.append(_listed(name, len(at), labels, rows[at] if counted else None))
     if cp.design.weights is None:
         cells = [place for place, column in enumerate(cp.columns) if column.cell and not column.numeric]
