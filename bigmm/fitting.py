@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy.typing as npt
 
 from bigmm.design import NaAction
-from bigmm.errors import ClusterError, FormulaError, ModelError
+from bigmm.errors import ClusterError, FormulaError, ModelError, PrecisionWarning
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice, check_contrasts
 from bigmm.reduction.arguments import check_column_names
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
+
+logger = logging.getLogger(__name__)
+
+#: Residual sums of squares further apart than this part of them are warned about.
+_APART = 1e-6
 
 
 def lmer(
@@ -39,6 +46,7 @@ def lmer(
     progress: ProgressCallback | None = None,
     storage_options: Mapping[str, Any] | None = None,
     leaves: Literal["driver", "workers"] = "driver",
+    verify: bool = False,
 ) -> LinearMixedModelFit:
     """Fit a linear mixed model.
 
@@ -55,6 +63,9 @@ def lmer(
     leaves : {"driver", "workers"}
         Where the crossproducts of the largest factor are kept: in this process, or, when its memory will not hold them, on the
         workers of a cluster, which then share every evaluation; the numbers are the same to rounding.
+    verify : bool
+        Read the rows once more at the end, log how far their residual sum of squares is from that of the crossproducts, and
+        warn when fewer than six digits agree (see `LinearMixedModelFit.verify`).
 
     Returns
     -------
@@ -82,9 +93,15 @@ def lmer(
             if connected is None:
                 raise ClusterError("leaves='workers' needs a cluster: pass a client, an address or a number of processes")
             remote = reduce_on_workers(formula, data, connected, **on_pass)  # type: ignore[arg-type]
-            return replace(_search(remote.model(reml=reml, contrasts=contrasts), start, optimizer, progress), model=None)
+            fit = replace(_search(remote.model(reml=reml, contrasts=contrasts), start, optimizer, progress), model=None)
+            if verify:
+                _verify(fit, data, connected)
+            return fit
     cp = reduce(formula, data, client=client, **on_pass)  # type: ignore[arg-type]
-    return _search(cp.model(reml=reml, contrasts=contrasts), start, optimizer, progress)
+    fit = _search(cp.model(reml=reml, contrasts=contrasts), start, optimizer, progress)
+    if verify:
+        _verify(fit, data, client)
+    return fit
 
 
 def _search(
@@ -93,3 +110,12 @@ def _search(
     if progress is None:
         return model.fit(start=start, optimizer=optimizer)
     return model.fit(start, optimizer, lambda number, theta, value: progress(Progress("optimize", number, None, value, theta=tuple(theta))))
+
+
+def _verify(fit: LinearMixedModelFit, data: Any, client: Any) -> None:
+    found = fit.verify(data, client)
+    logger.info("%s", found)
+    if abs(found.relative) > _APART:
+        warnings.warn(
+            f"{found}: center the columns, or subtract a large part of the response, and reduce again", PrecisionWarning, stacklevel=3
+        )

@@ -261,7 +261,7 @@ def test_inspect_as_json(tmp_path: Path, sleep: pd.DataFrame) -> None:
     record = json.loads(run_well("inspect", tmp_path / "sleep.cp", "--json").stdout)
     cp = bigmm.load(tmp_path / "sleep.cp")
     assert isinstance(cp, bigmm.CrossProducts)
-    assert (record["kind"], record["format"], record["written_by"]) == ("crossproducts", 2, f"bigmm {bigmm.__version__}")
+    assert (record["kind"], record["format"], record["written_by"]) == ("crossproducts", 3, f"bigmm {bigmm.__version__}")
     assert (record["digest"], record["plan_digest"]) == (cp.digest, cp.plan_digest)
     assert record["rows"] == {"read": 180, "used": 179, "dropped": 1, "missing": {"Days": 1}}
     assert [file["url"] for file in record["files"]] == [str(folder / f"part-{number}.parquet") for number in range(30)]

@@ -66,29 +66,34 @@ def subtract(whole: str, part: str, out: str, allow_unknown: bool) -> None:
     epilog=examples(
         "bigmm inspect ratings.cp",
         "bigmm inspect ratings.cp --json",
+        "bigmm inspect ratings.cp --small-cells 5",
     )
 )
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
-def inspect(directory: str, as_json: bool) -> None:
+@click.option("--small-cells", type=click.IntRange(min=1), metavar="N", help="List levels, pairs and cells of fewer than N rows.")
+def inspect(directory: str, as_json: bool, small_cells: int | None) -> None:
     """Say what saved crossproducts, or a saved fit, hold.
 
     Rows by column and by file, levels, sizes, digests; every file is read and compared with its digest.
     """
     from bigmm.cli.contents import crossproducts_text, fit_text
 
-    record = _record(directory)
+    record = _record(directory, small_cells)
     if as_json:
         click.echo(json.dumps(record, indent=1, ensure_ascii=False))
     else:
         click.echo(crossproducts_text(record) if record["kind"] == "crossproducts" else fit_text(record))
 
 
-def _record(directory: str) -> Record:
+def _record(directory: str, small_cells: int | None) -> Record:
     from bigmm.cli.contents import crossproducts_record, fit_record
+    from bigmm.cli.disclosure import small_cells_record
     from bigmm.crossproducts import CrossProducts
     from bigmm.storage import load, stored
 
     found: Any = load(directory)
     record = crossproducts_record(found) if isinstance(found, CrossProducts) else fit_record(found)
+    if small_cells is not None and isinstance(found, CrossProducts):
+        record["small_cells"] = small_cells_record(found, small_cells)
     return record | stored(directory)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bigmm.cli.disclosure import small_cells_text
 from bigmm.cli.figures import size
 from bigmm.levels import level_types
 
@@ -109,7 +110,9 @@ def crossproducts_text(record: Record) -> str:
         **_written(record),
     }
     parts = [_lines(head), _rows(record["rows"]), _files(record["files"]), _skipped(record["skipped"])]
-    parts += [_groups(record["groups"]), _pairs(record["pairs"]), _lines(tail)]
+    parts += [_groups(record["groups"]), _pairs(record["pairs"])]
+    parts += [small_cells_text(record["small_cells"])] if "small_cells" in record else []
+    parts += [_lines(tail)]
     return "\n\n".join(part for part in parts if part)
 
 

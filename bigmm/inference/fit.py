@@ -22,6 +22,7 @@ from bigmm.solver.identification import check_pwrss
 from bigmm.solver.optimize import Optimization
 
 if TYPE_CHECKING:
+    from bigmm.inference.verify import Verification
     from bigmm.solver.model import LinearMixedModel
 
 #: A diagonal entry of theta below this is reported as singular, as in lme4's isSingular().
@@ -268,6 +269,25 @@ class LinearMixedModelFit:
         from bigmm.inference.predict import predict
 
         return predict(self, data, re_form, new_levels)
+
+    def verify(self, data: Any, client: Any = None) -> Verification:
+        """Read the rows once more, and compare their residual sum of squares at these estimates with that of the crossproducts.
+
+        Parameters
+        ----------
+        data
+            The rows that the fit was made from.
+        client
+            As for `bigmm.reduce`.
+
+        Raises
+        ------
+        DataError
+            When the data have another number of complete rows.
+        """
+        from bigmm.inference.verify import verify
+
+        return verify(self, data, client)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a directory of JSON and Parquet that `bigmm.load` reads; replaced as a whole or not at all.

@@ -62,7 +62,7 @@ class Predictor:
         out = np.full(len(table), np.nan)
         if not rows.counts.used:
             return out
-        out[rows.complete] = self._fixed(rows) - rows.y[0] + self._random(rows)
+        out[rows.complete] = self.fixed(rows) - rows.y[0] + self.random(rows)
         return out
 
     def frame(self, frame: pd.DataFrame) -> pd.Series:
@@ -75,7 +75,8 @@ class Predictor:
             values = np.concatenate([self.table(chunk.read(self.design.names), chunk.name) for chunk in plan.chunks])
         return pd.Series(values, index=frame.index, name="prediction")
 
-    def _fixed(self, rows: Rows) -> Array:
+    def fixed(self, rows: Rows) -> Array:
+        """X beta."""
         fit = self.fit
         terms, n = fit.formula.fixed, rows.counts.used
         known = self._known_levels(terms, fit.columns)
@@ -83,7 +84,7 @@ class Predictor:
         kept = [coding.names.index(name) for name in fit.coef_names]
         return self._sum(terms, columns, (coding.matrix[:, kept] @ fit.beta)[None, :], np.zeros(n, dtype=np.intp), rows)
 
-    def _random(self, rows: Rows) -> Array:
+    def random(self, rows: Rows) -> Array:
         """Sum of the terms that are conditioned on."""
         total = np.zeros(rows.counts.used)
         for term in self.fit.covariance.terms:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -22,7 +23,7 @@ from bigmm.solver.derivatives import Derivatives
 #: Theta to the objective, and what gives its derivatives there.
 Evaluate: TypeAlias = Callable[[Array], "tuple[float, Callable[[], Derivatives]]"]
 
-_FORMAT = 1
+_FORMAT = 2
 #: Derivatives that hold one array a grouping factor.
 _TUPLES = ("K", "Q")
 
@@ -81,7 +82,7 @@ class _Replay:
 
 
 def _write(handle: IO[str], record: Mapping[str, Any]) -> None:
-    handle.write(json.dumps(record) + "\n")
+    handle.write(json.dumps({**record, "check": _checksum(record)}) + "\n")
     handle.flush()
     os.fsync(handle.fileno())
 
@@ -94,7 +95,7 @@ def _read(file: Path, identity: Mapping[str, Any]) -> dict[bytes, dict[str, Any]
         whole = _whole_lines(file)
         if not whole:
             return None
-        header, *records = [json.loads(line) for line in whole]
+        header, *records = [_record(line) for line in whole]
         found, made_for = header["format"], header["identity"]
         known: dict[bytes, dict[str, Any]] = {}
         for record in records:
@@ -104,6 +105,18 @@ def _read(file: Path, identity: Mapping[str, Any]) -> dict[bytes, dict[str, Any]
     if found != _FORMAT or made_for != json.loads(json.dumps(dict(identity))):
         raise StorageError(f"the log {str(file)!r} was made for another model or other data: choose another place")
     return known
+
+
+def _checksum(record: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record).encode())
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """What a line says; a changed digit must not pass for another number."""
+    found: dict[str, Any] = json.loads(line)
+    if found.pop("check") != _checksum(found):
+        raise ValueError("a line was changed")
+    return found
 
 
 def _whole_lines(file: Path) -> list[bytes]:

@@ -23,7 +23,7 @@ from bigmm.storage.remote import UNFINISHED, check_writable, remote, remote_fold
 from bigmm.urls import is_url, without_secrets
 
 #: Raised when what is written changes; a version reads and writes one format.
-FORMAT = 2
+FORMAT = 3
 #: Ends of names of data files.
 _DATA = (".parquet", ".parq", ".pq", ".csv", ".tsv", ".gz", ".bz2", ".xz", ".zst")
 _MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
@@ -154,7 +154,14 @@ def write_manifest(folder: Path, kind: str, record: Mapping[str, Any]) -> None:
     """Write the manifest, last of all files: their digests, then `record`."""
     files = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
     manifest = {"kind": kind, "format": FORMAT, "written_by": f"bigmm {_version()}", "files": files, **record}
+    manifest["seal"] = _seal(manifest)
     (folder / _MANIFESTS[kind]).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest: estimates are in it, and a changed digit must not pass for another number."""
+    text = json.dumps({name: value for name, value in manifest.items() if name != "seal"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _version() -> str:
@@ -181,8 +188,12 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         if Path(name).name != name:
             raise StorageError(f"{str(folder)!r} is damaged: its manifest names the file {name!r} outside the directory")
         file = folder / name
+        if file.is_symlink():
+            raise StorageError(f"{str(file)!r} is a link: expected a file of the directory itself; copy what it points to")
         if not file.is_file() or _sha256(file) != digest:
             raise StorageError(f"{str(file)!r} is {'damaged' if file.is_file() else 'missing'}: write the directory again")
+    if record["seal"] != _seal(record):
+        raise StorageError(f"{str(folder / _MANIFESTS[kind])!r} is damaged or was edited: its seal does not fit; write the directory again")
     return record
 
 

@@ -15,6 +15,7 @@ from bigmm.formula import parse_formula
 from bigmm.inference.fit import GroupEffects, LinearMixedModelFit
 from bigmm.solver.covariance import RelativeCovariance, TermCovariance
 from bigmm.solver.optimize import Optimization, Optimizer
+from bigmm.storage.arrays import read_table
 from bigmm.storage.directories import listed, new_directory, write_manifest
 from bigmm.storage.records import (
     columns_record,
@@ -127,7 +128,7 @@ def load_fit(folder: Path, record: Mapping[str, Any]) -> LinearMixedModelFit:
         for t in record["terms"]
     )
     groups = tuple(
-        _read_group(group, pd.read_parquet(listed(folder, record, name)))
+        _read_group(group, read_table(listed(folder, record, name), record["ngroups"][":".join(group["names"])]))
         for group, name in zip(record["groups"], record["ranef"].values(), strict=True)
     )
     search = record["optimization"]
@@ -135,7 +136,7 @@ def load_fit(folder: Path, record: Mapping[str, Any]) -> LinearMixedModelFit:
     trace = tuple((np.array(e["theta"]), np.nan if e["objective"] is None else e["objective"]) for e in search["trace"])
     theta = np.array(list(record["theta"].values()))
     start = np.array(search["start"])
-    return LinearMixedModelFit(
+    fit = LinearMixedModelFit(
         formula=parse_formula(record["formula"]),
         reml=record["reml"],
         design=read_design(record["design"]),
@@ -163,6 +164,32 @@ def load_fit(folder: Path, record: Mapping[str, Any]) -> LinearMixedModelFit:
             search["decrement"],
         ),
     )
+    _check(fit)
+    return fit
+
+
+def _check(fit: LinearMixedModelFit) -> None:
+    """See that a record makes sense, so that it fails here and not when it is used.
+
+    Raises
+    ------
+    ValueError, TypeError, ...
+    """
+    str(fit)
+    kinds = fit.design.kinds
+    levels: dict[str, type] = {}
+    if not all(kinds[name] in ("number", "category") for name in (*fit.formula.names, *fit.design.names)):
+        raise ValueError(f"kinds of columns {kinds}")
+    for term in fit.covariance.terms:
+        if not (
+            0 <= term.position < len(fit.formula.random)
+            and 0 <= term.columns.start < term.columns.stop <= fit.groups[term.group].b.shape[1]
+        ):
+            raise ValueError(f"term {term}")
+    for column in (*fit.columns, *(column for group in fit.groups for column in group.columns)):
+        for name, level in column.cell:
+            if levels.setdefault(name, type(level)) is not type(level) or not isinstance(level, (str, int, float, pd.Timestamp)):
+                raise ValueError(f"level {level!r} of {name!r}")
 
 
 def _read_group(record: Mapping[str, Any], table: pd.DataFrame) -> GroupEffects:

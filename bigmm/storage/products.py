@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bigmm.accounting import SkippedChunk
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
 from bigmm.errors import StorageError
+from bigmm.storage.arrays import read_arrays, read_table
 from bigmm.storage.directories import listed, new_directory, write_manifest
 from bigmm.storage.records import (
     columns_record,
@@ -66,26 +66,28 @@ def load_crossproducts(folder: Path, record: Mapping[str, Any]) -> CrossProducts
     StorageError
         When what was read is not what was saved, by the digest.
     """
-    with np.load(listed(folder, record, "arrays.npz"), allow_pickle=False) as arrays:
-        groups = tuple(
-            GroupProducts(
-                names=tuple(group["names"]),
-                levels=read_levels(pd.read_parquet(listed(folder, record, f"levels-{i}.parquet")), len(group["names"])),
-                columns=read_columns(group["columns"]),
-                rows=arrays[f"group{i}.rows"],
-                ZtZ=arrays[f"group{i}.ZtZ"],
-                ZtXy=arrays[f"group{i}.ZtXy"],
-            )
-            for i, group in enumerate(record["groups"])
+    arrays = read_arrays(listed(folder, record, "arrays.npz"))
+    groups = tuple(
+        GroupProducts(
+            names=tuple(group["names"]),
+            levels=read_levels(
+                read_table(listed(folder, record, f"levels-{i}.parquet"), len(arrays[f"group{i}.rows"])), len(group["names"])
+            ),
+            columns=read_columns(group["columns"]),
+            rows=arrays[f"group{i}.rows"],
+            ZtZ=arrays[f"group{i}.ZtZ"],
+            ZtXy=arrays[f"group{i}.ZtXy"],
         )
-        pairs = {
-            (g, h): PairProducts(arrays[f"pair{g}-{h}.g_refs"], arrays[f"pair{g}-{h}.h_refs"], arrays[f"pair{g}-{h}.ZtZ"])
-            for g, h in record["pairs"]
-        }
-        XytXy = arrays["XytXy"]
+        for i, group in enumerate(record["groups"])
+    )
+    pairs = {
+        (g, h): PairProducts(arrays[f"pair{g}-{h}.g_refs"], arrays[f"pair{g}-{h}.h_refs"], arrays[f"pair{g}-{h}.ZtZ"])
+        for g, h in record["pairs"]
+    }
+    XytXy = arrays["XytXy"]
     columns, rows = read_columns(record["columns"]), read_rows(record["rows"])
     design = read_design(record["design"])
-    sources = read_sources(pd.read_parquet(listed(folder, record, _SOURCES)))
+    sources = read_sources(read_table(listed(folder, record, _SOURCES)))
     skipped = tuple(SkippedChunk(chunk["name"], chunk["reason"], chunk["rows"], tuple(chunk["urls"])) for chunk in record["skipped"])
     cp = CrossProducts(design, columns, XytXy, groups, pairs, rows, record["sum_log_weights"], str(record["plan_digest"]), sources, skipped)
     if cp.digest != record["digest"]:

@@ -135,7 +135,7 @@ def _workers() -> list[psutil.Process]:
 
 @pytest.mark.cluster
 def test_workers_killed_at_random_moments(files: Path) -> None:
-    _passes_under_fire(files, kills=4)
+    _passes_under_fire(files, kills=2)
 
 
 @pytest.mark.slow

@@ -1,0 +1,138 @@
+"""Digits of variances and coefficients against certified and exact values: as many as double precision allows, or one less."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import bigmm
+from bigmm.inference.fit import LinearMixedModelFit
+from tests.accuracy.nist import ANOVA_SETS, anova_rows, digits, one_way, smls, smls_variances, wampler
+
+
+def variances(fit: LinearMixedModelFit) -> tuple[float, float]:
+    return fit.sigma**2, fit.sigma**2 * float(fit.theta[0]) ** 2
+
+
+@pytest.mark.parametrize("name", ANOVA_SETS)
+def test_nist_anova(name: str) -> None:
+    """Against the decimals of the file; the best is what exact arithmetic makes of the doubles nearest to them.
+
+    13.5 digits are asked for where more are possible: sums over the 2001 rows of each level of SmLs03 are rounded 2001 times.
+    """
+    groups, y = anova_rows(name)
+    certified = one_way(groups, [Fraction(value) for value in y])
+    best = one_way(groups, [Fraction(float(value)) for value in y])
+    fit = bigmm.lmer("y ~ 1 + (1 | g)", pd.DataFrame({"g": groups, "y": [float(value) for value in y]}), client=0)
+    for found, exact, possible in zip(variances(fit), certified, best, strict=True):
+        assert digits(found, exact) >= min(digits(float(possible), exact) - 1.0, 13.5)
+    mean = sum(Fraction(value) for value in y) / len(y)
+    assert digits(fit.beta[0], mean) >= 12.0
+
+
+@pytest.mark.parametrize(("base", "expected"), [(1.0, 13.0), (1e6, 9.0), (1e12, 3.0)])
+@pytest.mark.parametrize(("groups", "replicates"), [(9, 21), (101, 1001)])
+def test_smls(groups: int, replicates: int, base: float, expected: float) -> None:
+    fit = bigmm.lmer("y ~ 1 + (1 | g)", smls(groups, replicates, base), client=0)
+    for found, exact in zip(variances(fit), smls_variances(replicates), strict=True):
+        assert digits(found, exact) >= expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("base", "expected"), [(1.0, 11.0), (1e6, 9.0), (1e12, 3.0)])
+def test_smls_of_ten_million_rows(base: float, expected: float, tmp_path: object) -> None:
+    frame = smls(9999, 1001, base)
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), f"{tmp_path}/rows.parquet", row_group_size=1_000_000)
+    fit = bigmm.lmer("y ~ 1 + (1 | g)", f"{tmp_path}/rows.parquet", client=0)
+    for found, exact in zip(variances(fit), smls_variances(1001), strict=True):
+        assert digits(found, exact) >= expected
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_balanced_crossed_design(order: tuple[str, str]) -> None:
+    """sigma^2 = MSE, sigma_a^2 = (MSA - MSE) / b, sigma_b^2 = (MSB - MSE) / a (Searle, Casella and McCulloch 1992, section 4.7)."""
+    rng = np.random.default_rng(8)
+    a, b = 12, 9
+    y = np.round(3.0 * rng.normal(size=(a, 1)) + 2.0 * rng.normal(size=b) + rng.normal(size=(a, b)), 3)
+    rows, columns, mean = y.mean(1, keepdims=True), y.mean(0, keepdims=True), y.mean()
+    mse = ((y - rows - columns + mean) ** 2).sum() / ((a - 1) * (b - 1))
+    expected = {"a": (b * ((rows - mean) ** 2).sum() / (a - 1) - mse) / b, "b": (a * ((columns - mean) ** 2).sum() / (b - 1) - mse) / a}
+    frame = pd.DataFrame({"y": y.ravel(), "a": np.repeat(np.arange(a), b), "b": np.tile(np.arange(b), a)})
+    fit = bigmm.lmer(f"y ~ 1 + (1 | {order[0]}) + (1 | {order[1]})", frame, client=0)
+    assert digits(fit.sigma**2, mse) >= 12
+    for term, theta in zip(fit.covariance.terms, fit.theta, strict=True):
+        assert digits((fit.sigma * theta) ** 2, expected[term.factor]) >= 11
+
+
+def test_balanced_nested_design() -> None:
+    """sigma^2 = MSE, sigma_b^2 = (MSB - MSE) / n, sigma_a^2 = (MSA - MSB) / (b n)."""
+    rng = np.random.default_rng(9)
+    a, b, n = 15, 6, 4
+    y = np.round(3.0 * rng.normal(size=(a, 1, 1)) + 2.0 * rng.normal(size=(a, b, 1)) + rng.normal(size=(a, b, n)), 3)
+    inner, outer = y.mean(2), y.mean((1, 2))
+    mse = ((y - inner[:, :, None]) ** 2).sum() / (a * b * (n - 1))
+    msb = n * ((inner - outer[:, None]) ** 2).sum() / (a * (b - 1))
+    msa = b * n * ((outer - y.mean()) ** 2).sum() / (a - 1)
+    frame = pd.DataFrame({"y": y.ravel(), "a": np.repeat(np.arange(a), b * n), "b": np.tile(np.repeat(np.arange(b), n), a)})
+    fit = bigmm.lmer("y ~ 1 + (1 | a / b)", frame, client=0)
+    assert digits(fit.sigma**2, mse) >= 12
+    expected = {"b:a": (msb - mse) / n, "a:b": (msb - mse) / n, "a": (msa - msb) / (b * n)}
+    for term, theta in zip(fit.covariance.terms, fit.theta, strict=True):
+        assert digits((fit.sigma * theta) ** 2, expected[term.factor]) >= 11
+
+
+def as_mixed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every row twice, the twins apart: the least-squares coefficients stay, and theta = 0 is a model of them."""
+    return pd.concat([frame.assign(g=np.arange(len(frame)) % 5), frame.assign(g=(np.arange(len(frame)) + 2) % 5)], ignore_index=True)
+
+
+@pytest.mark.parametrize("number", [3, 4, 5])
+def test_wampler(number: int) -> None:
+    """A polynomial of degree 5 in raw powers: the condition number of the scaled and shifted X'X is 5e6."""
+    frame, beta, sigma = wampler(number)
+    powers = " + ".join(f"I(x^{power})" for power in range(2, 6))
+    cp = bigmm.reduce(f"y ~ x + {powers} + (1 | g)", as_mixed(frame), client=0)
+    model = cp.model(reml=False)
+    solution = model.evaluate([0.0])[1]
+    found = model.selected.fixed.beta(solution.beta)
+    assert min(digits(value, certified) for value, certified in zip(found, beta, strict=True)) >= 8.0
+    assert digits(solution.pwrss / 2, sigma**2 * 15) >= 9.0
+
+
+def exact_least_squares(X: list[list[Fraction]], y: list[Fraction]) -> tuple[list[Fraction], Fraction]:
+    """Coefficients and residual sum of squares by Gaussian elimination without rounding."""
+    p = len(X[0])
+    A = [[sum((row[i] * row[j] for row in X), Fraction(0)) for j in range(p)] for i in range(p)]
+    b = [sum((row[i] * value for row, value in zip(X, y, strict=True)), Fraction(0)) for i in range(p)]
+    for i in range(p):
+        for k in range(i + 1, p):
+            factor = A[k][i] / A[i][i]
+            A[k] = [left - factor * right for left, right in zip(A[k], A[i], strict=True)]
+            b[k] -= factor * b[i]
+    beta = [Fraction(0)] * p
+    for i in reversed(range(p)):
+        beta[i] = (b[i] - sum((A[i][j] * beta[j] for j in range(i + 1, p)), Fraction(0))) / A[i][i]
+    rss = sum(((value - sum(c * x for c, x in zip(beta, row, strict=True))) ** 2 for row, value in zip(X, y, strict=True)), Fraction(0))
+    return beta, rss
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_rational_arithmetic(seed: int, offset: float) -> None:
+    """pwrss and coefficients at a fixed theta: least squares on the rows and on the penalty's rows, without rounding."""
+    rng = np.random.default_rng(seed)
+    n, q, theta = 24, 4, Fraction(3, 4)
+    x, g, y = np.round(rng.normal(size=n), 3), np.append(np.arange(q), rng.integers(0, q, n - q)), np.round(rng.normal(size=n), 3) + offset
+    X = [[Fraction(1), Fraction(float(x[i])), *(theta * int(g[i] == level) for level in range(q))] for i in range(n)]
+    X += [[Fraction(0), Fraction(0), *(Fraction(int(i == level)) for level in range(q))] for i in range(q)]
+    beta, pwrss = exact_least_squares(X, [*(Fraction(float(value)) for value in y), *[Fraction(0)] * q])
+    model = bigmm.reduce("y ~ x + (1 | g)", pd.DataFrame({"y": y, "x": x, "g": g}), client=0).model()
+    evaluation = model.evaluate([float(theta)])[1]
+    found = model.selected.fixed.beta(evaluation.beta)
+    assert digits(evaluation.pwrss, pwrss) >= 13
+    assert min(digits(value, exact) for value, exact in zip(found, beta, strict=False)) >= 12
