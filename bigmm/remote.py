@@ -83,6 +83,7 @@ class RemoteCrossProducts:
             As `bigmm.CrossProducts.model`, and for a formula without the leading factor.
         """
         from bigmm.solver.distributed import DistributedModel
+        from bigmm.solver.identification import check_gram
         from bigmm.solver.layout import lay_out_root
         from bigmm.solver.leaf_slices import SliceDesign, code_slice, count
         from bigmm.solver.select import select
@@ -99,6 +100,7 @@ class RemoteCrossProducts:
         design = SliceDesign(_zeroed(self.rest), positions, leading, selected.fixed, selected.codings)
         leaves = _Slices(self.client, _Slices(self.client, self.slices).start(code_slice, design))
         _, gram = leaves.total(count)
+        check_gram(gram, f"the random-effects terms on {':'.join(names)!r}")
         selected = _with_remote_group(selected, leading, levels, gram)
         return DistributedModel(self.rest, selected, reml=reml, root=lay_out_root(selected.blocks, leading), leading=leading, leaves=leaves)
 

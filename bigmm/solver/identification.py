@@ -74,6 +74,8 @@ def _seen_together(term: TermCovariance, group: GroupProducts, coding: Coding) -
     used = np.flatnonzero((coding.matrix[:, term.columns] != 0).any(axis=1))
     if len(used) != term.size or term.size == 1:  # fewer parameters than raw columns: they may be known all the same
         return True
+    if not len(group.ZtZ):  # its levels are elsewhere
+        return True
     seen = (np.einsum("jaa->ja", group.ZtZ)[:, used] > 0.0).astype(np.float64)
     apart = np.argwhere(np.triu(seen.T @ seen == 0.0))
     if len(apart):
@@ -89,16 +91,18 @@ def _seen_together(term: TermCovariance, group: GroupProducts, coding: Coding) -
 def _check_independent(blocks: ModelBlocks) -> None:
     """Two sets of effects whose columns span the same share their variance in any way."""
     for group in blocks.groups:
-        _check_gram(group.ZtZ.sum(axis=0), f"the random-effects terms on {group.name!r}")
+        if group.q:  # else its levels are elsewhere
+            check_gram(group.ZtZ.sum(axis=0), f"the random-effects terms on {group.name!r}")
     for g, h in itertools.combinations(range(len(blocks.groups)), 2):
         one, other, pair = blocks.groups[g], blocks.groups[h], blocks.pairs[g, h]
         if len(pair.ZtZ) == one.q == other.q:
             across = pair.ZtZ.sum(axis=0)
             gram = np.block([[one.ZtZ.sum(axis=0), across], [across.T, other.ZtZ.sum(axis=0)]])
-            _check_gram(gram, f"the grouping factors {one.name!r} and {other.name!r}, which are one but for the names of their levels,")
+            check_gram(gram, f"the grouping factors {one.name!r} and {other.name!r}, which are one but for the names of their levels,")
 
 
-def _check_gram(gram: Array, what: str) -> None:
+def check_gram(gram: Array, what: str) -> None:
+    """Warn when columns depend on one another, by the sum of their crossproducts over all levels, (k, k)."""
     lengths = np.sqrt(np.diag(gram))
     scale = np.where(lengths > 0.0, lengths, 1.0)
     left = float(np.linalg.eigvalsh(gram / np.outer(scale, scale))[0])
