@@ -46,7 +46,7 @@ def test_out_of_time_and_resumed(files: Path, tmp_path: Path) -> None:
     """As a batch system does it: the same command again and again until it is done."""
     codes = []
     while not codes or codes[-1] == os.EX_TEMPFAIL:
-        seconds = f"{0.4 * 1.5 ** len(codes):.1f}"
+        seconds = f"{0.1 * 2.0 ** len(codes):.2f}"
         command = ["reduce", FORMULA, files, "--workers", "0", "--out", tmp_path / "cp", "--checkpoint", tmp_path / "ck", "--resume"]
         code, _, err = finish(spawn(*command, "--max-time", seconds))
         codes.append(code)

@@ -111,7 +111,7 @@ class TestRecords:
         assert (error["event"], error["exit_code"], finished["event"], finished["exit_code"]) == ("error", 2, "finished", 2)
 
     def test_not_converged(self, files: Path, tmp_path: Path) -> None:
-        result = run("fit", FORMULA, files, "--maxeval", "2", "--log-json", tmp_path / "log.json")
+        result = run("fit", FORMULA, files, "--maxeval", "1", "--log-json", tmp_path / "log.json")
         assert result.exit_code == read(tmp_path / "log.json")[-1]["exit_code"] == 3
 
     def test_a_warning(self, files: Path, tmp_path: Path) -> None:
