@@ -23,7 +23,8 @@ from tests.accuracy.nist import ANOVA_SETS, anova_rows, digits, one_way
 RESULTS = Path(__file__).parent / "results"
 LME4 = (
     "suppressMessages(library(lme4)); d <- read.csv(commandArgs(TRUE)[1], colClasses = c('character', 'numeric'));"
-    "m <- suppressWarnings(suppressMessages(lmer(y ~ 1 + (1 | g), d))); v <- as.data.frame(VarCorr(m))$vcov; cat(sprintf('%.17g\\n', rev(v)))"
+    "m <- suppressWarnings(suppressMessages(lmer(y ~ 1 + (1 | g), d)));"
+    "v <- as.data.frame(VarCorr(m))$vcov; cat(sprintf('%.17g\\n', rev(v)))"
 )
 
 
