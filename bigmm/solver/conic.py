@@ -149,6 +149,17 @@ def minimize_model(model: Model, blocks: Blocks, theta: Array, floor: Array) -> 
     return theta, 0.0
 
 
+def polished(model: Model, blocks: Blocks, theta: Array, floor: Array) -> Array:
+    """Theta after one plain Newton step, of whatever size: what it gains may be far below the rounding of the objective.
+
+    None is taken where a diagonal entry would come near its floor.
+    """
+    local = _Local(model, blocks, theta)
+    found = (local.x0 + local.newton_step(local.x0)[0]) * blocks.row_scale
+    inside = (found > _NOTHING * floor).all() and (np.abs(found - theta) <= 1e-3 * np.maximum(np.abs(theta), blocks.row_scale)).all()
+    return np.asarray(found) if inside else theta
+
+
 def curvature_in_T(model: Model, blocks: Blocks, theta: Array) -> Array:
     """The model's second derivative in T at `theta`, as far as it is positive."""
     local = _Local(model, blocks, theta)

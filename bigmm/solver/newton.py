@@ -18,7 +18,7 @@ import scipy.linalg
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
-from bigmm.solver.conic import Blocks, Model, curvature_in_T, minimize_model
+from bigmm.solver.conic import Blocks, Model, curvature_in_T, minimize_model, polished
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
 
@@ -42,6 +42,10 @@ _BENT = 20.0
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
 _CERTAIN = 1e-6
+#: A last step that changes no entry of theta by more than this part of it leaves nothing to gain.
+_TINY = 1e-10
+#: A variance whose theta is below this many floors may vanish.
+_NEAR_FLOOR = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,9 +56,9 @@ class Minimum:
     ----------
     theta : array
     objective : float
-    gradient : float
+    gradient : float or None
         Largest derivative in theta, each in units of its scale, where the decrement was taken.
-    decrement : float
+    decrement : float or None
         How much a further step could lower the objective: what the quadratic model gains among all covariance matrices.
     converged : bool
         The decrement is below the tolerance.
@@ -63,8 +67,8 @@ class Minimum:
 
     theta: Array
     objective: float
-    gradient: float
-    decrement: float
+    gradient: float | None
+    decrement: float | None
     converged: bool
     reason: str
 
@@ -107,7 +111,7 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
     while True:
         model, step, decrement, certain = search.undamped(point, model)
         if certain <= max(_TOLERANCE, tolerance * abs(point.objective)) or stalled >= _STALLED:
-            return search.last_step(point, step, certain)
+            return search.last_step(*search.refined(point, step, certain))
         found = search.better(point, model, damping, (step, decrement))
         if found is None:
             return search.ended(point, certain, converged=False, reason=search.reason)
@@ -136,16 +140,32 @@ class _Search:
         gradient = float(np.abs(point.derivatives.gradient * self.blocks.row_scale).max())
         return Minimum(point.theta, point.objective, gradient, decrement, converged, reason)
 
+    def refined(self, point: _Point, theta: Array, decrement: float) -> tuple[_Point, Array, float]:
+        """One more point with derivatives, unless the step is tiny: it gives digits of theta that the objective's rounding hides."""
+        if decrement > _CERTAIN or not (np.abs(theta - point.theta) > _TINY * np.abs(point.theta)).any():
+            return point, theta, decrement
+        theta = polished(self.model(point), self.blocks, point.theta, self.floor) if self._inside(theta) else theta
+        new = self.at(np.maximum(theta, self.floor), point.objective + 10.0 * _noise(point.objective))
+        if new is None:
+            return point, theta, decrement
+        if self._inside(new.theta):
+            return new, polished(self.model(new), self.blocks, new.theta, self.floor), decrement
+        return new, self.propose(new, self.model(new), 0.0)[0], decrement
+
+    def _inside(self, theta: Array) -> bool:
+        """No variance is near zero."""
+        return bool((theta > _NEAR_FLOOR * self.floor).all())
+
     def last_step(self, point: _Point, theta: Array, decrement: float) -> Minimum:
         """The step that gains next to nothing is taken all the same, without derivatives: it doubles the digits of theta.
 
         Entries at their floor are put at zero, where a singular fit ends.
         """
         vanished = self.blocks.vanished(theta, self.floor)
-        value, last = self._without_derivatives(vanished), vanished
-        if not value <= point.objective + _noise(point.objective) and (vanished != theta).any():
+        value, last, bound = self._without_derivatives(vanished), vanished, point.objective + 10.0 * _noise(point.objective)
+        if not value <= bound and (vanished != theta).any():
             value, last = self._without_derivatives(theta), theta
-        better = value <= point.objective + _noise(point.objective)
+        better = value <= bound
         certain = decrement <= _CERTAIN + 10.0 * _noise(point.objective)
         reason = "no step can lower the objective" if certain else "steps lower the objective no more"
         end = _Point(last, value, point.derivatives) if better else point

@@ -194,18 +194,17 @@ def minimize(
         When the objective does not exist at the start.
     """
     recorder = _Recorder(function, on_evaluation)
-    gradient = decrement = None
     if settings.method == "newton":
-        reason, converged, gradient, decrement = _newton(recorder, covariance, start, floor, settings)
+        found = _newton(recorder, covariance, start, floor, settings)
     else:
         reason, converged = _nlopt(recorder, covariance.lower, start, floor, settings)
-    theta, objective = _snap(recorder, covariance.lower, floor)
-    return Optimization(settings, start.copy(), theta, objective, tuple(recorder.trace), reason, converged, gradient, decrement)
+        found = Minimum(*recorder.best, None, None, converged, reason)
+    theta, objective = _snap(recorder, found, covariance.lower, floor)
+    certificate = (found.reason, found.converged, found.gradient, found.decrement)
+    return Optimization(settings, start.copy(), theta, objective, tuple(recorder.trace), *certificate)
 
 
-def _newton(
-    recorder: _Recorder, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer
-) -> tuple[str, bool, float | None, float | None]:
+def _newton(recorder: _Recorder, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer) -> Minimum:
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall."""
     steps = min(settings.maxeval, _STEPS * (len(start) + 1))
     try:
@@ -213,12 +212,14 @@ def _newton(
             found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=steps)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
         found = Minimum(*recorder.best, np.inf, np.inf, False, f"Newton's steps failed ({error})")
-    if found.converged or len(recorder.trace) >= settings.maxeval:
-        return found.reason, found.converged, found.gradient, found.decrement
+    if found.converged:
+        return found
+    if len(recorder.trace) >= settings.maxeval:
+        return replace(found, theta=recorder.best[0], objective=recorder.best[1])
     before = found.reason if len(recorder.trace) < steps else f"no end after {steps} evaluations"
     limit = min(settings.maxeval, len(recorder.trace) + _RESCUE * (len(start) + 1))
     reason, converged = _nlopt(recorder, covariance.lower, recorder.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
-    return f"{before}, then BOBYQA: {reason}", converged, None, None
+    return Minimum(*recorder.best, None, None, converged, f"{before}, then BOBYQA: {reason}")
 
 
 def _nlopt(recorder: _Recorder, lower: Array, start: Array, floor: Array, settings: Optimizer) -> tuple[str, bool]:
@@ -267,9 +268,12 @@ def _off_the_edge(recorder: _Recorder, lower: Array) -> Array | None:
     return None
 
 
-def _snap(recorder: _Recorder, lower: Array, floor: Array) -> tuple[Array, float]:
-    """The best point, with diagonal entries near 0 put at 0, all or one by one, where that costs nothing."""
-    theta, objective = recorder.best
+def _snap(recorder: _Recorder, found: Minimum, lower: Array, floor: Array) -> tuple[Array, float]:
+    """Where the search ended, with diagonal entries near 0 put at 0, all or one by one, where that costs nothing.
+
+    (Not the lowest of all objectives: among those that differ by rounding it is the luckiest.)
+    """
+    theta, objective = found.theta, found.objective
     small = np.flatnonzero((lower == 0.0) & (theta > 0.0) & (theta < _SNAP_FLOORS * floor))
     for together in ([small] if len(small) > 1 else []) + [small[i : i + 1] for i in range(len(small))]:
         candidate = theta.copy()
