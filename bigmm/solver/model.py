@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Newton's method starts no diagonal entry of a given start below this part of what adds the residual variance to a row.
 _LEAST_START = 0.1
+#: With so many random effects an evaluation takes long enough to count each.
+_MANY = 2000
 
 
 def build_model(
@@ -272,7 +274,8 @@ class LinearMixedModel:
         if settings.method == "newton" and start is not None:  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
         with nullcontext(self._with_derivatives) if log is None else replayed(self._with_derivatives, log, self._identity) as evaluate:
-            found = minimize(evaluate, self.selected.covariance, theta, floor, settings, on_evaluation)
+            short = sum(group.q * group.k for group in self.selected.blocks.groups) > _MANY
+            found = minimize(evaluate, self.selected.covariance, theta, floor, settings, on_evaluation, short=short)
         return estimate(self, found)
 
     @property

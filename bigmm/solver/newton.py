@@ -11,7 +11,7 @@ zero, where all derivatives still exist.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -44,6 +44,12 @@ _STALLED = 3
 _CERTAIN = 1e-6
 #: A last step that changes no entry of theta by more than this part of it leaves nothing to gain.
 _TINY = 1e-10
+#: A search that is to be short takes its last step where the decrement is so small and has fallen by this factor, so that
+#: the next one would be nothing, ...
+_SOON, _FAST = 1e-5, 0.01
+#: ... and is done if that step brings this part of what the model promises.
+_KEPT = 0.5
+_FOUND = "no step can lower the objective"
 #: A variance whose theta is below this many floors may vanish.
 _NEAR_FLOOR = 10.0
 
@@ -83,7 +89,9 @@ class _Point:
 Evaluate = Callable[[Array], "tuple[float, Callable[[], Derivatives] | None]"]
 
 
-def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, floor: Array, *, tolerance: float, maxeval: int) -> Minimum:
+def newton(
+    evaluate: Evaluate, covariance: RelativeCovariance, start: Array, floor: Array, *, tolerance: float, maxeval: int, short: bool = False
+) -> Minimum:
     """Minimize from `start`.
 
     Parameters
@@ -97,6 +105,9 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
     tolerance : float
         Stop when a step could lower the objective by no more than this part of it (or 1e-9).
     maxeval : int
+    short : bool
+        Evaluations are dear: none is spent on digits of theta that the objective's rounding hides, nor on derivatives at a
+        point that the last step reaches by all evidence.
 
     Raises
     ------
@@ -107,11 +118,17 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
     point = search.at(np.maximum(start, floor))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    model, damping, stalled = search.model(point), 0.0, 0
+    model, damping, stalled, before = search.model(point), 0.0, 0, 0.0
     while True:
         model, step, decrement, certain = search.undamped(point, model)
-        if certain <= max(_TOLERANCE, tolerance * abs(point.objective)) or stalled >= _STALLED:
-            return search.last_step(*search.refined(point, step, certain))
+        enough = max(_TOLERANCE, tolerance * abs(point.objective))
+        if certain <= enough or stalled >= _STALLED:
+            return search.last_step(*((point, step, certain) if short else search.refined(point, step, certain)))
+        if short and certain <= min(_SOON, _FAST * before) and certain**2 <= enough * before:
+            last = search.last_step(point, step, certain)
+            if last.objective <= point.objective - _KEPT * certain + _noise(point.objective):
+                return replace(last, converged=True, reason=_FOUND)
+        before = certain
         found = search.better(point, model, damping, (step, decrement))
         if found is None:
             return search.ended(point, certain, converged=False, reason=search.reason)
@@ -167,7 +184,7 @@ class _Search:
             value, last = self._without_derivatives(theta), theta
         better = value <= bound
         certain = decrement <= _CERTAIN + 10.0 * _noise(point.objective)
-        reason = "no step can lower the objective" if certain else "steps lower the objective no more"
+        reason = _FOUND if certain else "steps lower the objective no more"
         end = _Point(last, value, point.derivatives) if better else point
         return self.ended(end, decrement, converged=certain, reason=reason)
 

@@ -174,6 +174,8 @@ def minimize(
     floor: Array,
     settings: Optimizer,
     on_evaluation: Callable[[int, Array, float], None] | None = None,
+    *,
+    short: bool = False,
 ) -> Optimization:
     """Minimize the objective over theta.
 
@@ -187,6 +189,8 @@ def minimize(
     settings : Optimizer
     on_evaluation : callable, optional
         Called with (number, theta, objective) after every evaluation.
+    short : bool
+        Evaluations are dear: Newton's method ends as soon as the objective has all its digits.
 
     Raises
     ------
@@ -195,7 +199,7 @@ def minimize(
     """
     recorder = _Recorder(function, on_evaluation)
     if settings.method == "newton":
-        found = _newton(recorder, covariance, start, floor, settings)
+        found = _newton(recorder, covariance, start, floor, settings, short)
     else:
         reason, converged = _nlopt(recorder, covariance.lower, start, floor, settings)
         found = Minimum(*recorder.best, None, None, converged, reason)
@@ -204,12 +208,13 @@ def minimize(
     return Optimization(settings, start.copy(), theta, objective, tuple(recorder.trace), *certificate)
 
 
-def _newton(recorder: _Recorder, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer) -> Minimum:
+def _newton(recorder: _Recorder, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer, short: bool) -> Minimum:
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall."""
     steps = min(settings.maxeval, _STEPS * (len(start) + 1))
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # a step without end is not taken
-            found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=steps)
+            tolerance = settings.ftol_rel / 10.0
+            found = newton(recorder.evaluate, covariance, start, floor, tolerance=tolerance, maxeval=steps, short=short)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
         found = Minimum(*recorder.best, np.inf, np.inf, False, f"Newton's steps failed ({error})")
     if found.converged:

@@ -10,8 +10,8 @@ import numba
 from threadpoolctl import ThreadpoolController
 
 #: Columns of a dense matrix for each thread of LAPACK. At order 2000 two take 0.55 of the time of one on idle cores, at order
-#: 1142 0.6; but where others want these cores, too, they wait for each other, and take twice as long as one.
-_COLUMNS_A_THREAD = 1000
+#: 1142 0.7, at 700 as much. (Where others want these cores, too, they wait for each other, and take up to twice as long.)
+_COLUMNS_A_THREAD = 500
 #: The fronts of a sparse factor are many and small: up to a widest one of 2600 rows two threads were never faster than one.
 _FRONT = 3000
 #: Below this order OpenBLAS factors and solves in one thread by itself, and telling it so would cost more than the work.
