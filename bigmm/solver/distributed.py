@@ -16,12 +16,13 @@ from bigmm.errors import ModelError
 from bigmm.solver import leaf_slices
 from bigmm.solver.blocks import GroupBlocks, ModelBlocks
 from bigmm.solver.covariance import RelativeCovariance
+from bigmm.solver.dense_root import DenseRoot
 from bigmm.solver.layout import Index, Layout, Root
 from bigmm.solver.leaf_sums import LeafSums
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.plan import Plan
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Reduced, Solution, upper_factor
-from bigmm.solver.roots import Arrangement, DenseRoot
+from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel
 from bigmm.solver.threads import loop_threads, looping
 

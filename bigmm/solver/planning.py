@@ -17,11 +17,13 @@ from bigmm.solver import placement
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import Ordering, SparseFactor
 from bigmm.solver.costs import Cost, cost_of_dense, cost_of_layout, cost_of_sparse
+from bigmm.solver.dense_root import DenseRoot
 from bigmm.solver.layout import Layout, lay_out
 from bigmm.solver.memory import available_memory
 from bigmm.solver.pattern import Pattern, closed_counts, closed_pattern, own_pattern
 from bigmm.solver.plan import Alternative, Name, Plan
-from bigmm.solver.roots import Arrangement, DenseRoot, SparseRoot
+from bigmm.solver.roots import Arrangement
+from bigmm.solver.sparse_root import SparseRoot
 from bigmm.solver.symbolic import column_counts
 from bigmm.solver.threads import loop_threads, looping
 
