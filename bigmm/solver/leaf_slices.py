@@ -15,9 +15,10 @@ from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts
 from bigmm.formula.coding import Coding
 from bigmm.solver import elimination
+from bigmm.solver.fixed import FixedPart
 from bigmm.solver.layout import Index, Leaves, lay_out
 from bigmm.solver.leaves import EliminatedLeaves
-from bigmm.solver.select import FixedPart, code_blocks
+from bigmm.solver.select import code_blocks
 
 #: Compiled loops with threads of their own are not to be called from several threads at once.
 _ONE_AT_A_TIME = threading.Lock()
