@@ -11,7 +11,7 @@ from scipy.linalg import lapack
 from scipy.linalg.blas import dtrsm
 
 from bigmm.columns import Array
-from bigmm.solver import assembly, elimination
+from bigmm.solver import assembly, elimination, traces
 from bigmm.solver.cholmod import NotPositiveDefiniteError
 from bigmm.solver.layout import Leaves, Root
 from bigmm.solver.threads import blas_limit, dense_threads, tiny
@@ -86,9 +86,7 @@ class DenseRoot:
         assert self._leaves is not None
         found, k = self._leaves, G.shape[1]
         out = np.empty((self._root.r, k, k))
-        elimination.traces_from_dense(
-            found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices, G, self._S, out
-        )
+        traces.from_dense(found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices, G, self._S, out)
         return np.asarray(out.sum(axis=0))
 
     def diagonal_blocks(self) -> list[Array]:

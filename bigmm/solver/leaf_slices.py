@@ -15,6 +15,7 @@ from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts
 from bigmm.formula.coding import Coding
 from bigmm.solver import elimination
+from bigmm.solver import traces as leaf_traces
 from bigmm.solver.fixed import FixedPart
 from bigmm.solver.layout import Index, Leaves, lay_out
 from bigmm.solver.leaves import EliminatedLeaves
@@ -123,7 +124,7 @@ def traces(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], inv
         with own.looping():
             own.factor(T, root_templates)
             entries = (leaves.root_indptr, leaves.root_leaves, leaves.root_entries, leaves.indptr, leaves.indices)
-            elimination.traces_from_dense(*entries, own.spherical_rows(T), inverse, out)
+            leaf_traces.from_dense(*entries, own.spherical_rows(T), inverse, out)
     return (out.sum(axis=0),)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigmm.columns import Array
-from bigmm.solver import assembly, elimination, placement
+from bigmm.solver import assembly, elimination, placement, traces
 from bigmm.solver.cholmod import SparseFactor
 from bigmm.solver.layout import Index, Leaves, OwnBlocks, Root
 from bigmm.solver.selected_inverse import Places, find, invert_in_place
@@ -92,7 +92,7 @@ class SparseRoot:
         found, k = self._leaves, G.shape[1]
         out = np.empty((self._root.r, k, k))
         own_columns = (found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices)
-        elimination.traces_from_sparse(*own_columns, G, self.indptr, self.indices, self._inverse, self._work, out)
+        traces.from_sparse(*own_columns, G, self.indptr, self.indices, self._inverse, self._work, out)
         self._work[:] = 0.0
         return np.asarray(out.sum(axis=0))
 
