@@ -1,4 +1,4 @@
-"""The root's matrix S as a dense array: assembled, factored, solved with and inverted in place by LAPACK."""
+"""The root's matrix S as a dense array: assembled, factored, solved with and inverted in place."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numba
 import numpy as np
-from scipy.linalg import lapack
 from scipy.linalg.blas import dtrsm
 
 from bigmm.columns import Array
-from bigmm.solver import assembly, elimination, traces
+from bigmm.solver import assembly, elimination, tiles, traces
 from bigmm.solver.cholmod import NotPositiveDefiniteError
 from bigmm.solver.layout import Leaves, Root
 from bigmm.solver.threads import blas_limit, dense_threads, tiny
@@ -24,8 +23,9 @@ class DenseRoot:
         self._root, self._leaves = root, leaves
         self._S = np.empty((root.r, root.r))
         self._logdet = 0.0
-        self._inversion_threads = blas_limit(dense_threads(root.r))  # dpotri shares even little work
-        self._threads: Callable[[], AbstractContextManager[object]] = nullcontext if tiny(root.r) else self._inversion_threads
+        self._work = np.empty(tiles.work_size(root.r))
+        self._threads = dense_threads(root.r)
+        self._alone: Callable[[], AbstractContextManager[object]] = nullcontext if tiny(root.r) else blas_limit(1)
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S."""
@@ -50,11 +50,11 @@ class DenseRoot:
         _diagonal(S)[:] += 1.0
 
     def factorize(self) -> None:
-        """Factor S in place (LAPACK's dpotrf; C order's upper triangle is Fortran order's lower one)."""
-        with self._threads():
-            _, info = lapack.dpotrf(self._S.T, lower=1, clean=0, overwrite_a=1)
-        if info != 0:
-            raise NotPositiveDefiniteError(f"leading minor {info} of the root is not positive")
+        """Factor S in place."""
+        with self._alone():
+            failed = tiles.factorize(self._S, self._threads)
+        if failed:
+            raise NotPositiveDefiniteError(f"leading minor {failed} of the root is not positive")
         self._logdet = float(2.0 * np.log(_diagonal(self._S)).sum())
 
     def logdet(self) -> float:
@@ -63,18 +63,18 @@ class DenseRoot:
 
     def solve_L(self, b: Array) -> Array:
         """L^-1 b."""
-        with self._threads():
+        with self._alone():
             return np.asarray(dtrsm(1.0, self._S.T, b, lower=1))
 
     def solve_Lt(self, b: Array) -> Array:
         """L^-T b."""
-        with self._threads():
+        with self._alone():
             return np.asarray(dtrsm(1.0, self._S.T, b, lower=1, trans_a=1))
 
     def invert(self) -> None:
-        """S^-1 in place of L (LAPACK's dpotri)."""
-        with self._inversion_threads():
-            lapack.dpotri(self._S.T, lower=1, overwrite_c=1)
+        """S^-1 in place of L."""
+        with self._alone():
+            tiles.invert(self._S, self._threads, self._work)
 
     @property
     def inverse(self) -> Array:
