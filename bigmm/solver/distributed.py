@@ -79,6 +79,8 @@ class DistributedLeastSquares(PenalizedLeastSquares):
         self._dense = DenseRoot(root, None) if root.r else None
         super().__init__(blocks, covariance, Arrangement(Layout(leading, None, root), self._dense))
         self._elsewhere = leaves
+        (levels,) = leaves.total(leaf_slices.gram_of_levels)
+        self._within = blocks.XytXy - levels
 
     def looping(self) -> AbstractContextManager[None]:
         """One thread: the loops over leaves run elsewhere."""
@@ -86,7 +88,7 @@ class DistributedLeastSquares(PenalizedLeastSquares):
 
     def _evaluate(self, values: Array) -> Evaluation:
         self.templates = self.covariance.templates(values)
-        logdet, S, border, gram = self._elsewhere.total(leaf_slices.eliminate, self.leading_template, self.root_templates)
+        logdet, S, border, gone = self._elsewhere.total(leaf_slices.eliminate, self.leading_template, self.root_templates)
         root_ZtXy = self.layout.root.ZtXy
         if self._dense is not None:
             self._dense.assemble_onto(self.root_templates, S)
@@ -94,7 +96,7 @@ class DistributedLeastSquares(PenalizedLeastSquares):
             logdet = logdet + self._dense.logdet()
             root_ZtXy = self._dense.solve_L(self.scale(root_ZtXy, transposed=True) + border)
         self.W = Reduced(None, root_ZtXy)
-        return Evaluation(values.copy(), float(logdet), upper_factor(self.blocks.XytXy - self.W.gram() - gram))
+        return Evaluation(values.copy(), float(logdet), upper_factor(self._within - gone - self.W.root.T @ self.W.root))
 
     def leaf_sums(self, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
         """What derivatives need of the leaves, and the directions' border."""

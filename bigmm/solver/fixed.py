@@ -62,8 +62,9 @@ def fixed_part(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Cont
     coding = code_terms(formula.fixed, cp.columns, cp.design.kinds, cp.design.categories, contrasts)
     G, _, _ = shifted_basis(cp, coding.matrix, response)
     XtX = G[:, :-1].T @ cp.XytXy @ G[:, :-1]
-    keep, left = independent_columns((XtX + XtX.T) / 2)
-    check_columns(coding.names, keep, left)
+    XtX = (XtX + XtX.T) / 2
+    keep, left = independent_columns(XtX)
+    check_columns(coding.names, keep, left, XtX)
     dropped = tuple(name for name, kept in zip(coding.names, keep, strict=True) if not kept)
     names = tuple(name for name, kept in zip(coding.names, keep, strict=True) if kept)
     kept = Coding(names, coding.matrix[:, keep])

@@ -14,7 +14,7 @@ from bigmm.addition import add
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts
 from bigmm.formula.coding import Coding
-from bigmm.solver import elimination
+from bigmm.solver import between, elimination
 from bigmm.solver import traces as leaf_traces
 from bigmm.solver.fixed import FixedPart
 from bigmm.solver.layout import Index, Leaves, lay_out
@@ -85,8 +85,13 @@ def count(leaf_slice: LeafSlice) -> tuple[npt.NDArray[np.int64], Array]:
     return np.array(len(leaf_slice.levels)), leaf_slice.leaves.ZtZ.sum(axis=0)
 
 
+def gram_of_levels(leaf_slice: LeafSlice) -> tuple[Array]:
+    """See `bigmm.solver.between`."""
+    return (between.gram_of_levels(leaf_slice.leaves),)
+
+
 def eliminate(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array]) -> tuple[Array, Array, Array, Array]:
-    """log|L_theta|^2 of the leaves; minus sum_j B_j'B_j; minus the border of W; the leaves' part of what is taken from W'W."""
+    """log|L_theta|^2 of the leaves; minus sum_j B_j'B_j; minus the border of W; what they take from W'W (`between`)."""
     leaves = leaf_slice.leaves
     r, width = len(leaves.root_indptr) - 1, leaves.ZtXy.shape[2]
     S, border = np.zeros((r, r)), np.zeros((r, width))
@@ -99,8 +104,7 @@ def eliminate(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array]) 
                 entries = (leaves.root_indptr, leaves.root_leaves, leaves.root_entries, leaves.indptr, leaves.indices)
                 elimination.subtract_into_dense(leaves.work_order, 1, *entries, own.B, S)
                 own.subtract_border(W, border)
-    flat = W.reshape(-1, width)
-    return np.array(logdet), S, border, flat.T @ flat
+    return np.array(logdet), S, border, between.taken(leaves, T, W)
 
 
 def derive(

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigmm.columns import Array
+from bigmm.solver.between import gram_of_levels, taken
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering
 from bigmm.solver.covariance import RelativeCovariance
@@ -85,14 +86,6 @@ class Reduced:
     leaves: Array | None
     root: Array
 
-    def gram(self) -> Array:
-        """(Lambda'Z'C)'(Lambda'Z'Z Lambda + I)^-1 (Lambda'Z'C), shape (columns, columns)."""
-        inner = self.root.T @ self.root
-        if self.leaves is not None:
-            flat = self.leaves.reshape(-1, inner.shape[0])
-            inner = inner + flat.T @ flat
-        return inner
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solution:
@@ -142,12 +135,18 @@ class PenalizedLeastSquares:
         found = self.layout.leaves
         self.eliminated = None if found is None else EliminatedLeaves(found)
         self._leaf_W = None if found is None else np.empty_like(found.ZtXy)
+        self._within = self._within_levels()
 
     def with_response(self, blocks: ModelBlocks) -> PenalizedLeastSquares:
         """The same factorization for another y: layout, symbolic analysis and work arrays are shared, so that one is used at a time."""
         other = copy.copy(self)
         other.blocks, other.layout, other.W = blocks, replace_borders(self.layout, blocks), None
+        other._within = other._within_levels()
         return other
+
+    def _within_levels(self) -> Array:
+        """W'W less what does not depend on theta; see `bigmm.solver.between`."""
+        return self.blocks.XytXy if self.layout.leaves is None else self.blocks.XytXy - gram_of_levels(self.layout.leaves)
 
     def looping(self) -> AbstractContextManager[None]:
         """A context in which compiled loops have as many threads as their work is worth."""
@@ -176,7 +175,10 @@ class PenalizedLeastSquares:
             self.factor.factorize()
             logdet += self.factor.logdet()
         self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy, self._leaf_W)
-        return Evaluation(values.copy(), logdet, upper_factor(self.blocks.XytXy - self.W.gram()))
+        left = self._within
+        if leaves is not None and self.W.leaves is not None:
+            left = left - taken(leaves, self.leading_template, self.W.leaves)
+        return Evaluation(values.copy(), logdet, upper_factor(left - self.W.root.T @ self.W.root))
 
     @property
     def leading_template(self) -> Array:
