@@ -20,15 +20,15 @@ from bigmm.accounting import RowCounts
 from bigmm.addition import add
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
-from bigmm.design import NaAction
+from bigmm.design import Design, NaAction
 from bigmm.errors import LabelError
 from bigmm.formula import parse_formula
 from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import ProgressCallback
-from bigmm.reduction.reduce import blank_design, check_result, design_for_plan
+from bigmm.reduction.reduce import check_result, plan_pass
 from bigmm.reduction.run import RunOptions, run_on_workers
 from bigmm.reduction.segments import FAN_IN
-from bigmm.reduction.sources import plan_data
+from bigmm.reduction.sources import Plan
 from bigmm.reduction.tally import Tally
 from bigmm.reduction.work import OnError
 from bigmm.reduction.workers import Workers
@@ -115,6 +115,20 @@ class RemoteCrossProducts:
         """Estimates, as `bigmm.CrossProducts.fit`; the same numbers to rounding. The fit keeps nothing on the cluster."""
         return replace(self.model(formula, reml, contrasts).fit(start=start, optimizer=optimizer), model=None)
 
+    @property
+    def design(self) -> Design:
+        """What was collected."""
+        return self.rest.design
+
+    @cached_property
+    def needed_here(self) -> float:
+        """Bytes that a fit would take if the leaves were in this process."""
+        from bigmm.solver.residence import LeafSizes, count_bytes
+
+        ((levels, entries, nbytes),) = _Slices(self.client, self.slices).total(count_bytes, self.leading)
+        _, k, width = self.rest.groups[self.leading].ZtXy.shape
+        return LeafSizes(int(levels), k, width, int(entries), int(nbytes)).needed
+
     def collect(self) -> CrossProducts:
         """The whole, brought to this process."""
         return add(_Slices(self.client, self.slices).results())
@@ -151,12 +165,15 @@ def reduce_on_workers(
     FormulaError, DataError, ClusterError
         As `reduce`.
     """
-    design = blank_design(formula, weights, offset, na_action, on_error)
-    plan = plan_data(data, design.names, storage_options=storage_options)
-    design = design_for_plan(design, plan)
+    plan, design = plan_pass(formula, data, weights, offset, na_action, on_error, storage_options)
     with connect(client, here=False) as connected:
         assert connected is not None
-        slices, slicing = run_on_workers(plan, design, connected, RunOptions(on_error=on_error, progress=progress))
+        return keep_on_workers(plan, design, connected, RunOptions(on_error=on_error, progress=progress))
+
+
+def keep_on_workers(plan: Plan, design: Design, client: Client, options: RunOptions) -> RemoteCrossProducts:
+    """The pass itself."""
+    slices, slicing = run_on_workers(plan, design, client, options)
     leading = next(position for position, group in enumerate(design.groups) if group.names == slicing.names)
     found = RemoteCrossProducts(client, slices, leading)
     check_result(plan, found.rest)

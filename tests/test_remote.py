@@ -99,7 +99,7 @@ def test_lmer(client: Client, files: Path) -> None:
     with pytest.raises(ClusterError, match="leaves='workers' needs a cluster"):
         bigmm.lmer(formula, files, client=0, leaves="workers")
     wrong: Any = "elsewhere"
-    with pytest.raises(ModelError, match="leaves='elsewhere': expected 'driver' or 'workers'"):
+    with pytest.raises(ModelError, match="leaves='elsewhere': expected 'auto', 'workers' or 'local'"):
         bigmm.lmer(formula, files, leaves=wrong)
 
 

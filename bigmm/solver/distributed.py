@@ -15,12 +15,15 @@ from bigmm.crossproducts import CrossProducts
 from bigmm.errors import ModelError
 from bigmm.solver import leaf_slices
 from bigmm.solver.blocks import GroupBlocks, ModelBlocks
+from bigmm.solver.costs import cost_of_dense
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.layout import Index, Layout, Root
 from bigmm.solver.leaf_sums import LeafSums
+from bigmm.solver.memory import available_memory
 from bigmm.solver.model import LinearMixedModel
-from bigmm.solver.plan import Plan
+from bigmm.solver.plan import Alternative, Name, Plan
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Reduced, Solution, upper_factor
+from bigmm.solver.residence import Residence
 from bigmm.solver.roots import Arrangement, DenseRoot
 from bigmm.solver.select import SelectedModel
 from bigmm.solver.threads import loop_threads, looping
@@ -154,22 +157,24 @@ class DistributedModel(LinearMixedModel):
 
     def __init__(self, cp: CrossProducts, selected: SelectedModel, *, reml: bool, root: Root, leading: int, leaves: LeafMap) -> None:
         super().__init__(cp, selected, reml=reml)
+        self._leading, self._root = leading, root
+        self.plan().check()
         self._distributed = DistributedLeastSquares(selected.blocks, selected.covariance, root, leading, leaves)
-        self._leading = leading
 
     @property
     def pls(self) -> DistributedLeastSquares:
         """The factorization."""
         return self._distributed
 
-    def plan(self, memory: float | None = None) -> Plan:  # noqa: ARG002
-        """Not for leaves on workers, whose memory is theirs.
-
-        Raises
-        ------
-        ModelError
-        """
-        raise ModelError("a plan is for leaves on this machine: these are on the workers, and the root here is dense")
+    def plan(self, memory: float | None = None) -> Plan:
+        """What an evaluation takes in this process, which holds the root, dense; the leaves' memory and time are the workers'."""
+        available = available_memory() if memory is None else memory
+        leading = self.selected.blocks.groups[self._leading]
+        root = cost_of_dense(self._root.r)
+        name: Name = "leaves + dense root" if self._root.r else "leaves"
+        own = Alternative(name, "natural", self._root.r, root.nnz_L, 2 * root.nbytes, reason="leaves on workers have a dense root")
+        where = str(self.residence or Residence("workers", "asked for"))
+        return Plan(own, (), f"{leading.name}, {leading.q:,} levels", self.cp.nbytes, available, where)
 
     def effects(self, evaluation: Evaluation, solution: Solution) -> list[tuple[pd.Index, Array]]:
         """Levels and conditional modes of every grouping factor."""
