@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from dask.sizeof import sizeof
+from distributed.client import ClosedClientError
 
 from bigmm.accounting import RowCounts
 from bigmm.addition import add
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
 from bigmm.design import Design, NaAction
-from bigmm.errors import LabelError
+from bigmm.errors import ClusterError, LabelError
 from bigmm.formula import parse_formula
 from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import ProgressCallback
@@ -31,7 +32,7 @@ from bigmm.reduction.segments import FAN_IN
 from bigmm.reduction.sources import Plan
 from bigmm.reduction.tally import Tally
 from bigmm.reduction.work import OnError
-from bigmm.reduction.workers import Workers
+from bigmm.reduction.workers import DroppedError, Workers
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -41,8 +42,13 @@ if TYPE_CHECKING:
     from bigmm.solver.optimize import Optimizer
     from bigmm.solver.select import SelectedModel
 
+Result = TypeVar("Result")
+
 #: Bytes of arguments that may travel with a task.
 _SMALL = 8e6
+#: Larger ones lie on one worker, and may be lost with it; so often they are sent, with half a minute for a worker to come.
+_SENDINGS = 5
+_WAIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +104,12 @@ class RemoteCrossProducts:
         positions = tuple(next(i for i, group in enumerate(known.groups) if group is wanted) for wanted in selected.groups)
         leading = positions.index(self.leading)
         design = SliceDesign(_zeroed(self.rest), positions, leading, selected.fixed, selected.codings)
-        leaves = _Slices(self.client, _Slices(self.client, self.slices).start(code_slice, design))
+        raw = _Slices(self.client, self.slices)
+
+        def code() -> list[Future]:
+            return raw.start(code_slice, design)
+
+        leaves = _Slices(self.client, (), again=code)
         _, gram = leaves.total(count)
         check_gram(gram, f"the random-effects terms on {':'.join(names)!r}")
         selected = _with_remote_group(selected, leading, levels, gram)
@@ -230,10 +241,18 @@ class _Slices:
     slices : sequence of Future
     add_up : callable, optional
         Sums a list of one part; numbers and arrays unless given.
+    again : callable, optional
+        Makes the slices, where there are none; and once more, where something that they were made of is lost for good.
     """
 
-    def __init__(self, client: Client, slices: Sequence[Future], add_up: Callable[[list[Any]], Any] | None = None) -> None:
-        self._client, self._slices = client, tuple(slices)
+    def __init__(
+        self,
+        client: Client,
+        slices: Sequence[Future],
+        add_up: Callable[[list[Any]], Any] | None = None,
+        again: Callable[[], Sequence[Future]] | None = None,
+    ) -> None:
+        self._client, self._slices, self._again = client, tuple(slices), again
         self._add_up = add_up or _sum
         self._workers = Workers(client, Tally((), None))
 
@@ -246,14 +265,17 @@ class _Slices:
         """The arguments, from where workers fetch them; small ones stay with the scheduler, too, and outlive any worker."""
         if sum(sizeof(argument) for argument in arguments) < _SMALL:
             return self._client.submit(_itself, arguments, pure=False)
-        return self._client.scatter([arguments], hash=False)[0]
+        return self._client.scatter([arguments], hash=False, timeout=_WAIT_SECONDS)[0]
 
     def each(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What ``function(slice, *arguments)`` returns for each slice."""
-        return self._results(self.start(function, *arguments))
+        return self._persistently(lambda: self._results(self.start(function, *arguments)))
 
     def total(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> tuple[Any, ...]:
         """Sum over the slices of what the function returns, part by part, in a tree of a shape of its own."""
+        return self._persistently(lambda: self._total(function, *arguments))
+
+    def _total(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> tuple[Any, ...]:
         level = self.start(function, *arguments)
         while len(level) > 1:
             groups = [level[start : start + FAN_IN] for start in range(0, len(level), FAN_IN)]
@@ -261,6 +283,28 @@ class _Slices:
         (found,) = self._results(level)
         total: tuple[Any, ...] = found
         return total
+
+    def _persistently(self, work: Callable[[], Result]) -> Result:
+        """Work once more where arguments were lost with a worker; slices that were lost are made again by themselves.
+
+        Raises
+        ------
+        ClusterError
+            When that does not help, or the cluster is gone.
+        """
+        for left in reversed(range(_SENDINGS)):
+            try:
+                self._slices = self._slices or tuple(self._again() if self._again is not None else ())
+                return work()
+            except TimeoutError:
+                raise ClusterError(f"no worker has been there for {_WAIT_SECONDS:.0f} s: start workers and run again") from None
+            except (DroppedError, OSError) as error:
+                if not left or self._client.status != "running":
+                    raise ClusterError(f"workers, or the scheduler, are lost again and again ({error}): see that they run") from None
+                self._slices = self._slices if self._again is None else ()
+            except ClosedClientError:
+                raise ClusterError("the leaves were on a cluster that is closed: keep it open while they are used, and fit again") from None
+        raise AssertionError("the last sending returns or raises")
 
     def results(self) -> list[Any]:
         """The slices themselves."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts
-from bigmm.errors import ModelError
 from bigmm.solver import leaf_slices
 from bigmm.solver.blocks import GroupBlocks, ModelBlocks
 from bigmm.solver.costs import cost_of_dense
@@ -124,19 +123,18 @@ class DistributedLeastSquares(PenalizedLeastSquares):
         assert self.W is not None
         residual = np.append(-evaluation.beta, 1.0)[:, None]
         U = self.spherical(Reduced(None, self.W.root @ residual))
-        parts = self._elsewhere.each(leaf_slices.effects, self.leading_template, self.root_templates, U, residual)
+        return self._in_order(leaf_slices.effects, U, residual)
+
+    def _leaf_variances(self) -> Array:
+        L = np.zeros((0, 0)) if self._dense is None else self._dense.L
+        return self._in_order(leaf_slices.variances, L)[1]
+
+    def _in_order(self, function: Callable[..., tuple[pd.Index, Array]], *arguments: Any) -> tuple[pd.Index, Array]:
+        """Levels of the leading factor, sorted, and what a function gives for each of them."""
+        parts = self._elsewhere.each(function, self.leading_template, self.root_templates, *arguments)
         levels = parts[0][0].append([part[0] for part in parts[1:]])
         order = levels.argsort()
         return levels[order], np.concatenate([part[1] for part in parts])[order]
-
-    def conditional_variances(self) -> NoReturn:
-        """Not from here.
-
-        Raises
-        ------
-        ModelError
-        """
-        raise ModelError("conditional variances need the leaves on this machine: collect() the crossproducts and fit them")
 
 
 class DistributedModel(LinearMixedModel):
@@ -160,6 +158,11 @@ class DistributedModel(LinearMixedModel):
         self._leading, self._root = leading, root
         self.plan().check()
         self._distributed = DistributedLeastSquares(selected.blocks, selected.covariance, root, leading, leaves)
+
+    @property
+    def is_portable(self) -> bool:
+        """Leaves on workers are left behind."""
+        return False
 
     @property
     def pls(self) -> DistributedLeastSquares:

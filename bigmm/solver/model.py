@@ -111,6 +111,11 @@ class LinearMixedModel:
         """Without CHOLMOD's factor, which lives outside Python's memory and is found again when it is needed."""
         return {**self.__dict__, "_pls": None, "_planned": None, "_latest": None}
 
+    @property
+    def is_portable(self) -> bool:
+        """Whether a fit that is pickled takes its model along."""
+        return True
+
     def plan(self, memory: float | None = None) -> Plan:
         """How the model is factored and what that costs, found without factoring anything.
 

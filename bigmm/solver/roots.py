@@ -111,6 +111,11 @@ class DenseRoot:
             lapack.dpotri(self._S.T, lower=1, overwrite_c=1)
 
     @property
+    def L(self) -> Array:
+        """The factor, its lower triangle; after `factorize`."""
+        return self._S.T
+
+    @property
     def inverse(self) -> Array:
         """S^-1, its upper triangle; after `invert`."""
         return self._S
