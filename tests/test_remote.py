@@ -164,7 +164,7 @@ def test_a_worker_is_lost_between_evaluations(files: Path) -> None:
 @pytest.mark.parametrize("small", [8e6, 0.0])
 def test_workers_are_lost_during_the_search(files: Path, monkeypatch: pytest.MonkeyPatch, small: float) -> None:
     """Slices are made again; large arguments, which nobody can make again, are sent again: the same bits at the end."""
-    monkeypatch.setattr("bigmm.remote._SMALL", small)
+    monkeypatch.setattr("bigmm.slice_map._SMALL", small)
     formula, lost = "y ~ x + (x | g) + (1 | h)", list[int]()
     with local_cluster(2) as client:
         remote = bigmm.reduce_on_workers(formula, files, client)
@@ -206,8 +206,8 @@ def kill_all_for_good(client: Client) -> None:
 @pytest.mark.parametrize("small", [8e6, 0.0])
 def test_all_workers_are_lost_during_the_search(files: Path, monkeypatch: pytest.MonkeyPatch, small: float) -> None:
     """The fit ends, with an error that says why, within a bounded time."""
-    monkeypatch.setattr("bigmm.remote._SMALL", small)
-    monkeypatch.setattr("bigmm.remote._WAIT_SECONDS", 2.0)
+    monkeypatch.setattr("bigmm.slice_map._SMALL", small)
+    monkeypatch.setattr("bigmm.slice_map._WAIT_SECONDS", 2.0)
     killed: list[float] = []
 
     def shoot(number: int, theta: Any, value: float) -> None:
