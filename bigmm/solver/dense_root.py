@@ -77,6 +77,11 @@ class DenseRoot:
             tiles.invert(self._S, self._threads, self._work)
 
     @property
+    def L(self) -> Array:
+        """The factor, its lower triangle; after `factorize`."""
+        return self._S.T
+
+    @property
     def inverse(self) -> Array:
         """S^-1, its upper triangle; after `invert`."""
         return self._S

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.linalg.blas import dtrsm
 
 from bigmm.addition import add
 from bigmm.columns import Array
@@ -18,6 +19,7 @@ from bigmm.solver import between, elimination
 from bigmm.solver import traces as leaf_traces
 from bigmm.solver.fixed import FixedPart
 from bigmm.solver.layout import Index, Leaves, lay_out
+from bigmm.solver.leaf_variances import leaf_variances
 from bigmm.solver.leaves import EliminatedLeaves
 from bigmm.solver.select import code_blocks
 
@@ -140,3 +142,13 @@ def effects(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], U:
             own.factor(T, root_templates)
             b = own.effects(own.reduce(np.ascontiguousarray(leaf_slice.leaves.ZtXy @ coefficients)), U)
     return leaf_slice.levels, b[:, :, 0]
+
+
+def variances(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], L: Array) -> tuple[pd.Index, Array]:
+    """Levels and their conditional variances without sigma^2, (q, k, k); the lower triangle of `L` (r, r) is the root's factor."""
+    with _ONE_AT_A_TIME:
+        own = EliminatedLeaves(leaf_slice.leaves)
+        with own.looping():
+            own.factor(T, root_templates)
+            found = leaf_variances(own, len(L), lambda right: np.asarray(dtrsm(1.0, L, right, lower=1)))
+    return leaf_slice.levels, found
