@@ -15,7 +15,7 @@ from bigmm.errors import ClusterError, FormulaError, StorageError
 from bigmm.formula import parse_formula
 from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import ProgressCallback
-from bigmm.reduction.reduce import can_read_here, plan_pass, reduce_plan
+from bigmm.reduction.reduce import can_read_here, plan_pass, reduce_plan, with_plan
 from bigmm.reduction.run import RunOptions
 from bigmm.reduction.sources import Plan
 from bigmm.reduction.work import OnError
@@ -120,4 +120,4 @@ def _measured(plan: Plan, design: Design, client: Client | None, options: RunOpt
     if leaves == "workers":
         return Reduced(remote, Residence("workers", "asked for"))
     residence = choose_residence(remote.needed_here, available_memory())
-    return Reduced(remote.collect() if residence.where == "local" else remote, residence)
+    return Reduced(with_plan(remote.collect(), plan) if residence.where == "local" else remote, residence)

@@ -92,6 +92,10 @@ def test_uncounted_columns_are_measured(client: Client, files: Path) -> None:
     with reduced(formula, files, "auto", client) as found:
         assert found.residence.where == "local"
         assert "at the peak of a fit here" in found.residence.reason
+    whole = bigmm.reduce(formula, files, client=0)
+    assert isinstance(found.cp, bigmm.CrossProducts)
+    assert found.cp.plan_digest == whole.plan_digest
+    assert list(found.cp.sources.urls) == list(whole.sources.urls)
     assert found.cp.fit().objective == pytest.approx(bigmm.lmer(formula, files, client=0).objective, abs=1e-8)
 
 

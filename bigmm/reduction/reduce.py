@@ -135,6 +135,11 @@ def reduce_plan(plan: Plan, design: Design, client: Client | None, options: RunO
     """The pass itself, on a cluster or in this process."""
     cp = run_pass(plan, design, client, options)
     check_result(plan, cp)
+    return with_plan(cp, plan)
+
+
+def with_plan(cp: CrossProducts, plan: Plan) -> CrossProducts:
+    """Crossproducts that know what they were made from, files without rows included."""
     sources = add_sources([cp.sources, skipped_sources(plan.empty)])
     return replace(cp, plan_digest=plan.digest, sources=sources)
 
