@@ -71,10 +71,11 @@ class Optimization:
     converged : bool
         It stopped because it could not improve, not because it ran out of evaluations.
     gradient : float or None
-        Largest derivative in theta, each in units that make one level's data worth about 1; None for methods without.
+        Largest derivative in theta, each in units that make one level's data worth about 1, where derivatives were taken last: the
+        last step needs none. None for methods without.
     decrement : float or None
-        How much a further step could lower the objective, by the last gradient and information (Newton's decrement, at a
-        boundary that of steps which the boundary allows); None for methods without.
+        How much that step could lower the objective, by the gradient and information there (Newton's decrement, at a boundary
+        that of steps which the boundary allows); None for methods without.
     """
 
     settings: Optimizer
