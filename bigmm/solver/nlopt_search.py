@@ -10,6 +10,7 @@ import numpy as np
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
+from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.evaluations import SAME, Evaluations
 
 if TYPE_CHECKING:
@@ -39,15 +40,16 @@ _EDGE_STEP = 1e-3
 _RESTARTS = 3
 
 
-def search(seen: Evaluations, lower: Array, start: Array, floor: Array, settings: Optimizer) -> tuple[str, bool]:
+def search(seen: Evaluations, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer) -> tuple[str, bool]:
     """Minimize by a method of nlopt; what it found is the best that was seen.
 
     Parameters
     ----------
     seen : Evaluations
         The objective.
-    lower, start, floor : (theta,)
-        Bounds, and those of methods that use the gradient.
+    covariance : RelativeCovariance
+    start, floor : (theta,)
+        Where to begin, and the bounds of methods that use the gradient.
     settings : Optimizer
 
     Returns
@@ -64,12 +66,12 @@ def search(seen: Evaluations, lower: Array, start: Array, floor: Array, settings
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
     if settings.method in _WITH_GRADIENT:
         return _search(seen, np.maximum(start, floor), floor, settings)
-    reason, converged = _search(seen, start, lower, settings)
+    reason, converged = _search(seen, start, covariance.lower, settings)
     for _ in range(_RESTARTS):
-        inside = _off_the_edge(seen, lower)
+        inside = _off_the_edge(seen, covariance)
         if inside is None or not converged:
             break
-        reason, converged = _search(seen, inside, lower, settings)
+        reason, converged = _search(seen, inside, covariance.lower, settings)
     return reason, converged
 
 
@@ -115,12 +117,24 @@ def _search(seen: Evaluations, start: Array, lower: Array, settings: Optimizer) 
     return _REASONS.get(code, f"nlopt code {code}"), code in (nlopt.SUCCESS, nlopt.FTOL_REACHED, nlopt.XTOL_REACHED)
 
 
-def _off_the_edge(seen: Evaluations, lower: Array) -> Array | None:
-    """A point inside that is better than the best one when that lies on a bound; None when there is none."""
+def _off_the_edge(seen: Evaluations, covariance: RelativeCovariance) -> Array | None:
+    """A point inside that is better than the best one when that lies on a bound; None when there is none.
+
+    Where a diagonal entry of T is 0 the sign of the column below it is arbitrary, Sigma = T T' does not see it; but inside one
+    sign may lead downhill and the other uphill.
+    """
     theta, objective = seen.best
-    for i in np.flatnonzero(theta == lower):
-        inside = theta.copy()
-        inside[i] += _EDGE_STEP
-        if seen(inside) < objective - SAME:
-            return inside
+    for i in np.flatnonzero(theta == covariance.lower):
+        for edge in _both_signs(covariance, theta, int(i)):
+            inside = edge.copy()
+            inside[i] += _EDGE_STEP
+            if seen(inside) < objective - SAME:
+                return inside
     return None
+
+
+def _both_signs(covariance: RelativeCovariance, theta: Array, diagonal: int) -> list[Array]:
+    """Theta, and theta with the other sign of the column below a diagonal entry, if there is anything below it."""
+    g, _, column = covariance.entries[diagonal]
+    below = np.array([(group, at) == (g, column) for group, _, at in covariance.entries])
+    return [theta, np.where(below, -theta, theta)] if np.count_nonzero(theta[below]) else [theta]

@@ -128,7 +128,7 @@ def minimize(
     if settings.method == "newton":
         found = _newton(seen, covariance, start, floor, settings, short)
     else:
-        reason, converged = nlopt_search.search(seen, covariance.lower, start, floor, settings)
+        reason, converged = nlopt_search.search(seen, covariance, start, floor, settings)
         found = Minimum(*seen.best, None, None, converged, reason)
     theta, objective = _snap(seen, found, covariance.lower, floor)
     certificate = (found.reason, found.converged, found.gradient, found.decrement)
@@ -150,7 +150,7 @@ def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, flo
         return replace(found, theta=seen.best[0], objective=seen.best[1])
     before = found.reason if len(seen.trace) < steps else f"no end after {steps} evaluations"
     limit = min(settings.maxeval, len(seen.trace) + _RESCUE * (len(start) + 1))
-    reason, converged = nlopt_search.search(seen, covariance.lower, seen.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
+    reason, converged = nlopt_search.search(seen, covariance, seen.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
     return Minimum(*seen.best, None, None, converged, f"{before}, then BOBYQA: {reason}")
 
 

@@ -97,6 +97,22 @@ def test_several_zeros() -> None:
     assert fit.converged
 
 
+@pytest.mark.parametrize("method", ["newton", "bobyqa", "neldermead", "slsqp"])
+@pytest.mark.parametrize("start", [[0.0, 0.3, 0.2], [0.0, 0.2, 0.0]], ids=str)
+def test_a_start_with_the_wrong_sign_at_an_edge(method: str, start: list[float]) -> None:
+    """At a diagonal theta of 0 the sign of the column below is arbitrary, but a correlation of the other sign begins there."""
+    rng = np.random.default_rng(5)
+    g, x = np.repeat(np.arange(60), 12), rng.normal(size=720)
+    b0 = rng.normal(size=60)
+    b1 = -0.24 * b0 + 0.1 * rng.normal(size=60)
+    frame = pd.DataFrame({"y": 0.3 * b0[g] + b1[g] * x + rng.normal(size=720), "x": x, "g": g})
+    model = bigmm.reduce("y ~ x + (x | g)", frame, client=0).model(reml=False)
+    fit = model.fit(start=start, optimizer=method)
+    assert fit.converged
+    assert fit.objective == pytest.approx(model.fit().objective, abs=1e-7)
+    assert fit.theta[1] == pytest.approx(-0.268, abs=1e-3)
+
+
 def test_bobyqa_goes_on_where_newton_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise np.linalg.LinAlgError("Eigenvalues did not converge")

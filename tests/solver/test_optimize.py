@@ -27,7 +27,7 @@ def bowl(centre: list[float], floor: float = 100.0) -> Callable[[np.ndarray], fl
 def search(function: Any, start: Any, lower: Any = None, settings: Optimizer | None = None, on_evaluation: Any = None) -> Any:
     start = np.array(start, dtype=float)
     lower = np.zeros(len(start)) if lower is None else np.array(lower)
-    covariance: Any = SimpleNamespace(lower=lower)
+    covariance: Any = SimpleNamespace(lower=lower, entries=[(entry, 0, 0) for entry in range(len(lower))])
     floor = np.where(lower == 0.0, 1e-4, -np.inf)
     return minimize(lambda theta: (function(theta), pytest.fail), covariance, start, floor, settings or Optimizer("bobyqa"), on_evaluation)
 
