@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+import bigmm
 from bigmm.columns import Array
 from bigmm.design import Design
 from bigmm.errors import DataError
@@ -103,6 +104,7 @@ class _Residuals:
 def _of_chunks(residuals: _Residuals, data: Any, client: Any) -> list[tuple[int, float]]:
     """In the order of the chunks, so that the sum does not depend on who was faster."""
     from bigmm.reduction.cluster import connect
+    from bigmm.reduction.guarded import Guarded
 
     plan = plan_data(data, residuals.names)
     with connect(client, here=all(chunk.nbytes for chunk in plan.chunks)) as connected:
@@ -110,7 +112,8 @@ def _of_chunks(residuals: _Residuals, data: Any, client: Any) -> list[tuple[int,
             with ThreadPoolExecutor() as pool:
                 return list(pool.map(residuals.of_chunk, plan.chunks))
         carried = connected.scatter(residuals, broadcast=True, hash=False)
-        futures = [connected.submit(_of_chunk, carried, chunk, pure=False) for chunk in plan.chunks]
+        guarded = Guarded(_of_chunk, bigmm.__version__, None)
+        futures = [connected.submit(guarded, carried, chunk, pure=False) for chunk in plan.chunks]
         found: list[tuple[int, float]] = connected.gather(futures)
         return found
 
