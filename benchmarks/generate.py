@@ -5,6 +5,9 @@ Students come in cohorts that share some years, so that neighbouring files share
 
 The SmLs family of NIST's StRD ("smls"): k groups of n replicates, ten times as large as there, so that every value is a small
 whole number and the mean squares are whole numbers, too; at any size the answer is exact.
+
+Random slopes ("slopes"): one factor, four rows a level, y = 3 + x / 2 + b0 + b1 x + e with x = -3, -1, 1, 3. The b repeat every
+eight levels and e is orthogonal to 1 and x in each level, so that REML's answer is exact at any size; all numbers are halves.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import pyarrow.parquet as pq
 
 GRADES = "y ~ 1 + x1 + x2 + (1|student) + (1|instructor) + (1|dept)"
 SMLS = "y ~ 1 + (1|g)"
+SLOPES = "y ~ x + (1 + x | g)"
 INSTRUCTORS, DEPARTMENTS, GRADES_A_STUDENT = 7915, 102, 31
 #: Standard deviations of students, instructors, departments and the residual.
 SPREADS = {"student": 0.4, "instructor": 0.3, "dept": 0.15, "residual": 0.6}
@@ -98,3 +102,30 @@ def write_grades(folder: Path, rows: int) -> None:
             table, folder / f"part-{number:04d}.parquet", row_group_size=_GROUP_ROWS, use_dictionary=["dept"], compression="snappy"
         )
     done.touch()
+
+
+_SLOPES_X, _SLOPES_E = np.array([-3.0, -1.0, 1.0, 3.0]), np.array([1.0, -1.0, -1.0, 1.0])
+_SLOPES_B0 = np.array([2.0, 2.0, 2.0, -2.0, -2.0, -2.0, 2.0, -2.0])
+_SLOPES_B1 = np.array([1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0, 1.0])
+
+
+def slopes(start: int, stop: int, levels: int) -> pd.DataFrame:
+    """Rows of the slopes problem, in an order that strews the four rows of a level over all of them; `levels` is a multiple of 8."""
+    rows = 4 * levels
+    step = next(step for step in range(int(rows * 0.618) | 1, rows, 2) if np.gcd(step, rows) == 1)
+    level, place = np.divmod(np.arange(start, stop, dtype=np.int64) * step % rows, 4)
+    x, cycle = _SLOPES_X[place], level % 8
+    y = 3.0 + 0.5 * x + _SLOPES_B0[cycle] + _SLOPES_B1[cycle] * x + _SLOPES_E[place]
+    return pd.DataFrame({"g": level.astype(np.int32), "x": x.astype(np.float32), "y": y.astype(np.float32)})
+
+
+def exact_slopes(levels: int) -> dict[str, float]:
+    """REML's answer of the slopes problem.
+
+    Each level's least-squares line has X'X = diag(4, 20) and the residual sum of squares 4 on 2 degrees of freedom, so that
+    sigma^2 = 2. The lines' covariance matrix, J / (J - 1) [4 1; 1 1] for J levels, is that of b and sigma^2 (X'X)^-1. Their mean
+    is beta.
+    """
+    between = levels / (levels - 1.0)
+    variances = {"b0": 4.0 * between - 0.5, "b1": between - 0.1, "b0.b1": between, "residual": 2.0}
+    return {**variances, "intercept": 3.0, "x": 0.5}

@@ -2,17 +2,20 @@
 
 python benchmarks/scale.py grades 1e7 1e8                 Parquet files, made first (30 bytes a row)
 python benchmarks/scale.py smls 1e9 --workers 2           rows made inside the tasks
+python benchmarks/scale.py slopes 8e7 --leaves workers    20 million levels with random slopes, four rows each
 python benchmarks/scale.py --plot                         draw what has been measured
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,15 @@ import dask.dataframe as dd
 import generate
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 import results
 from matplotlib.figure import Figure
 
 import bigmm
+from bigmm.leaves import reduced
 from bigmm.reduction.cluster import local_cluster
+from bigmm.solver.residence import LeavesChoice
 
 #: Rows that one task makes, of the problem whose rows are made inside tasks.
 _TASK_ROWS = 4_000_000
@@ -57,6 +63,8 @@ class Row:
         deviations of the simulation.
     digest, cpu : str
     cores : int
+    total_mb : float
+        Peak of the resident memory of driver and workers together, looked at ten times a second.
     """
 
     run: str
@@ -74,44 +82,116 @@ class Row:
     digest: str
     cpu: str
     cores: int
+    total_mb: float = float("nan")
 
 
 @click.command(help=__doc__)
-@click.argument("problem", type=click.Choice(["grades", "smls"]), required=False)
+@click.argument("problem", type=click.Choice(["grades", "smls", "slopes"]), required=False)
 @click.argument("rows", nargs=-1)
 @click.option("--workers", default=2, show_default=True, help="Worker processes; 0: threads of one process.")
 @click.option("--data", default=Path(tempfile.gettempdir()) / "bigmm-scale", type=click.Path(path_type=Path), help="Folder for files.")
 @click.option("--out", default=Path(__file__).parent / "results", type=click.Path(path_type=Path), help="Folder of rows and plots.")
 @click.option("--run", "run_id", default=time.strftime("%Y-%m-%d", time.gmtime()), help="Name of the run; today's date unless given.")
 @click.option("--no-fit", is_flag=True, help="The pass alone.")
+@click.option("--leaves", default="auto", show_default=True, help="Of slopes: auto, workers or local.")
 @click.option("--plot", is_flag=True, help="Only draw.")
 @click.option("--child", is_flag=True, hidden=True)
 def main(
-    problem: str | None, rows: tuple[str, ...], workers: int, data: Path, out: Path, run_id: str, no_fit: bool, plot: bool, child: bool
+    problem: str | None,
+    rows: tuple[str, ...],
+    workers: int,
+    data: Path,
+    out: Path,
+    run_id: str,
+    no_fit: bool,
+    leaves: LeavesChoice,
+    plot: bool,
+    child: bool,
 ) -> None:
     """Measure each number of rows in a process of its own, then draw."""
     if child:
-        click.echo(json.dumps(measure(str(problem), int(float(rows[0])), workers, data, fits=not no_fit)))
+        size = int(float(rows[0]))
+        made = measure_slopes(size, workers, leaves) if problem == "slopes" else measure(str(problem), size, workers, data, fits=not no_fit)
+        click.echo(json.dumps(made))
         return
     for number in rows if not plot else ():
-        command = [
-            sys.executable,
-            __file__,
-            str(problem),
-            number,
-            "--workers",
-            str(workers),
-            "--data",
-            str(data),
-            "--child",
-            *(["--no-fit"] if no_fit else []),
-        ]
-        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+        words = [str(problem), number, "--workers", str(workers), "--data", str(data), "--leaves", leaves, "--child"]
+        found, total_mb = run_child([sys.executable, __file__, *words, *(["--no-fit"] if no_fit else [])])
         cpu, cores = results.machine()
-        row = Row(run=run_id, cpu=cpu, cores=cores, **found)
+        row = Row(run=run_id, cpu=cpu, cores=cores, total_mb=total_mb, **found)
         append(out / "scale.csv", row)
         click.echo(f"{row.problem} {row.rows:,} rows, {workers} workers: {row.rows / row.seconds / 1e6:.1f} million rows/s, {asdict(row)}")
     draw(out)
+
+
+def run_child(command: list[str]) -> tuple[dict[str, Any], float]:
+    """What a measurement prints, and the peak memory in MB of all its processes together."""
+    process, peak = subprocess.Popen(command, stdout=subprocess.PIPE, text=True), 0.0
+    while process.poll() is None:
+        peak = max(peak, resident_mb(psutil.Process(process.pid)))
+        time.sleep(0.1)
+    text, _ = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return json.loads(text.splitlines()[-1]), peak
+
+
+def resident_mb(process: psutil.Process) -> float:
+    """Resident memory of a process and of its children; pages that they share count in each."""
+    total = 0.0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss / 1e6
+    return total
+
+
+def measure_slopes(rows: int, workers: int, leaves: LeavesChoice) -> dict[str, Any]:
+    """One pass over the slopes problem and one fit, whose leaves live where they are asked to."""
+    levels = max(rows // 32, 1) * 8
+    with local_cluster(workers) if workers else nullcontext(0) as client:
+        started = time.perf_counter()
+        with reduced(generate.SLOPES, _slopes(levels), leaves, client) as found:
+            seconds, driver_mb = time.perf_counter() - started, peak_mb()
+            here = found.cp if isinstance(found.cp, bigmm.CrossProducts) else None
+            started = time.perf_counter()
+            fit = found.cp.fit()
+        fit_seconds = time.perf_counter() - started
+        worker_mb = max(client.run(peak_mb).values()) if workers else float("nan")
+    click.echo(f"leaves live: {found.residence}", err=True)
+    return {
+        "problem": f"slopes, {found.residence.where}",
+        "rows": fit.nobs,
+        "workers": workers,
+        "seconds": seconds,
+        "decode_seconds": float("nan"),
+        "worker_mb": worker_mb,
+        "driver_mb": driver_mb,
+        "result_mb": float("nan") if here is None else here.nbytes / 1e6,
+        "fit_seconds": fit_seconds,
+        "fit_mb": peak_mb(),
+        "error": slopes_error(fit),
+        "digest": "" if here is None else here.digest,
+    }
+
+
+def _slopes(levels: int) -> Any:
+    """Rows made in 64 tasks, whatever their number, so that memory grows in proportion to it."""
+    rows = 4 * levels
+    size = -(-rows // 64)
+
+    def part(start: int) -> pd.DataFrame:
+        return generate.slopes(start, min(start + size, rows), levels)
+
+    return dd.from_map(part, range(0, rows, size), meta=generate.slopes(0, 0, levels))
+
+
+def slopes_error(fit: bigmm.LinearMixedModelFit) -> float:
+    """Largest relative error of variances, covariance and fixed effects."""
+    b0, b1, both, residual = fit.varcorr["vcov"]
+    found = {"b0": b0, "b1": b1, "b0.b1": both, "residual": residual, "intercept": fit.fixef["(Intercept)"], "x": fit.fixef["x"]}
+    exact = generate.exact_slopes(fit.ngroups["g"])
+    return max(abs(found[name] / exact[name] - 1.0) for name in exact)
 
 
 def measure(problem: str, rows: int, workers: int, data: Path, *, fits: bool) -> dict[str, Any]:

@@ -6,19 +6,19 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from bigmm.design import NaAction
-from bigmm.errors import ClusterError, FormulaError, ModelError, PrecisionWarning
+from bigmm.errors import FormulaError, PrecisionWarning
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice, check_contrasts
+from bigmm.leaves import reduced
 from bigmm.reduction.arguments import check_column_names
-from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import Progress, ProgressCallback
-from bigmm.reduction.reduce import reduce
-from bigmm.remote import reduce_on_workers
+from bigmm.remote import RemoteCrossProducts
+from bigmm.solver.residence import LeavesChoice, check_leaves
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
@@ -45,7 +45,7 @@ def lmer(
     optimizer: str | Optimizer | None = None,
     progress: ProgressCallback | None = None,
     storage_options: Mapping[str, Any] | None = None,
-    leaves: Literal["driver", "workers"] = "driver",
+    leaves: LeavesChoice = "auto",
     verify: bool = False,
 ) -> LinearMixedModelFit:
     """Fit a linear mixed model.
@@ -60,9 +60,11 @@ def lmer(
         REML criterion (as lme4 does by default), or maximum likelihood.
     contrasts, start, optimizer
         As for `bigmm.CrossProducts.fit`.
-    leaves : {"driver", "workers"}
-        Where the crossproducts of the largest factor are kept: in this process, or, when its memory will not hold them, on the
-        workers of a cluster, which then share every evaluation; the numbers are the same to rounding.
+    leaves : {"auto", "workers", "local"}
+        Where the crossproducts of the largest factor are kept: in this process, or on the workers of a cluster, which then share
+        every evaluation; the numbers are the same to rounding. "auto" leaves them on the workers when there are some and the
+        memory of this process (BIGMM_MEMORY overrides what is found) will not hold them; what was chosen and why is logged, and
+        part of the model's plan.
     verify : bool
         Read the rows once more at the end, log how far their residual sum of squares is from that of the crossproducts, and
         warn when fewer than six digits agree (see `LinearMixedModelFit.verify`).
@@ -81,26 +83,21 @@ def lmer(
     Bates, Maechler, Bolker and Walker (2015), "Fitting linear mixed-effects models using lme4", JSS 67(1).
     """
     check_column_names(weights, offset)
-    if leaves not in ("driver", "workers"):
-        raise ModelError(f"leaves={leaves!r}: expected 'driver' or 'workers'")
+    check_leaves(leaves)
     parsed = parse_formula(formula)
     if len(parsed.responses) > 1:
         raise FormulaError("several responses are several fits: bigmm.reduce(formula, data).fits()", formula, formula.index("cbind("))
     check_contrasts({} if contrasts is None else contrasts, parsed.fixed)
     on_pass = {"weights": weights, "offset": offset, "na_action": na_action, "progress": progress, "storage_options": storage_options}
-    if leaves == "workers":
-        with connect(client, here=False) as connected:
-            if connected is None:
-                raise ClusterError("leaves='workers' needs a cluster: pass a client, an address or a number of processes")
-            remote = reduce_on_workers(formula, data, connected, **on_pass)  # type: ignore[arg-type]
-            fit = replace(_search(remote.model(reml=reml, contrasts=contrasts), start, optimizer, progress), model=None)
-            if verify:
-                _verify(fit, data, connected)
-            return fit
-    cp = reduce(formula, data, client=client, **on_pass)  # type: ignore[arg-type]
-    fit = _search(cp.model(reml=reml, contrasts=contrasts), start, optimizer, progress)
-    if verify:
-        _verify(fit, data, client)
+    with reduced(formula, data, leaves, client, **on_pass) as found:  # type: ignore[arg-type]
+        model = found.cp.model(reml=reml, contrasts=contrasts)
+        model.residence = found.residence
+        fit = _search(model, start, optimizer, progress)
+        if isinstance(found.cp, RemoteCrossProducts):
+            fit = replace(fit, model=None)
+            client = found.cp.client
+        if verify:
+            _verify(fit, data, client)
     return fit
 
 

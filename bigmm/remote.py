@@ -6,7 +6,7 @@ held here; each evaluation of a model is a map over the slices and a sum (`bigmm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,24 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from dask.sizeof import sizeof
 
 from bigmm.accounting import RowCounts
 from bigmm.addition import add
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
-from bigmm.design import NaAction
+from bigmm.design import Design, NaAction
 from bigmm.errors import LabelError
 from bigmm.formula import parse_formula
 from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import ProgressCallback
-from bigmm.reduction.reduce import blank_design, check_result, design_for_plan
+from bigmm.reduction.reduce import check_result, plan_pass
 from bigmm.reduction.run import RunOptions, run_on_workers
-from bigmm.reduction.segments import FAN_IN
-from bigmm.reduction.sources import plan_data
-from bigmm.reduction.tally import Tally
+from bigmm.reduction.sources import Plan
 from bigmm.reduction.work import OnError
-from bigmm.reduction.workers import Workers
+from bigmm.slice_map import SliceMap
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -40,9 +37,6 @@ if TYPE_CHECKING:
     from bigmm.solver.distributed import DistributedModel
     from bigmm.solver.optimize import Optimizer
     from bigmm.solver.select import SelectedModel
-
-#: Bytes of arguments that may travel with a task.
-_SMALL = 8e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +59,7 @@ class RemoteCrossProducts:
     @cached_property
     def rest(self) -> CrossProducts:
         """Everything but the leading factor's part, which has no levels here."""
-        (found,) = _Slices(self.client, self.slices, add).total(_without_leading, self.leading)
+        (found,) = SliceMap(self.client, self.slices, add).total(_without_leading, self.leading)
         rest: CrossProducts = found
         return rest
 
@@ -92,13 +86,18 @@ class RemoteCrossProducts:
         names = self.rest.groups[self.leading].names
         if not any(set(term.group) == set(names) for term in parsed.random):
             raise LabelError(f"the leaves on the workers are the levels of {':'.join(names)!r}: name it, or use rest.model(...)")
-        levels = int(sum(_Slices(self.client, self.slices).each(_count_levels, self.leading)))
+        levels = int(sum(SliceMap(self.client, self.slices).each(_count_levels, self.leading)))
         known = _with_levels(self.rest, self.leading, pd.RangeIndex(levels))
         selected = select(known, parsed, contrasts)
         positions = tuple(next(i for i, group in enumerate(known.groups) if group is wanted) for wanted in selected.groups)
         leading = positions.index(self.leading)
         design = SliceDesign(_zeroed(self.rest), positions, leading, selected.fixed, selected.codings)
-        leaves = _Slices(self.client, _Slices(self.client, self.slices).start(code_slice, design))
+        raw = SliceMap(self.client, self.slices)
+
+        def code() -> list[Future]:
+            return raw.start(code_slice, design)
+
+        leaves = SliceMap(self.client, (), again=code)
         _, gram = leaves.total(count)
         check_gram(gram, f"the random-effects terms on {':'.join(names)!r}")
         selected = _with_remote_group(selected, leading, levels, gram)
@@ -115,9 +114,23 @@ class RemoteCrossProducts:
         """Estimates, as `bigmm.CrossProducts.fit`; the same numbers to rounding. The fit keeps nothing on the cluster."""
         return replace(self.model(formula, reml, contrasts).fit(start=start, optimizer=optimizer), model=None)
 
+    @property
+    def design(self) -> Design:
+        """What was collected."""
+        return self.rest.design
+
+    @cached_property
+    def needed_here(self) -> float:
+        """Bytes that a fit would take if the leaves were in this process."""
+        from bigmm.solver.residence import LeafSizes, count_bytes
+
+        ((levels, entries, nbytes),) = SliceMap(self.client, self.slices).total(count_bytes, self.leading)
+        _, k, width = self.rest.groups[self.leading].ZtXy.shape
+        return LeafSizes(int(levels), k, width, int(entries), int(nbytes)).needed
+
     def collect(self) -> CrossProducts:
         """The whole, brought to this process."""
-        return add(_Slices(self.client, self.slices).results())
+        return add(SliceMap(self.client, self.slices).results())
 
 
 def reduce_on_workers(
@@ -151,12 +164,15 @@ def reduce_on_workers(
     FormulaError, DataError, ClusterError
         As `reduce`.
     """
-    design = blank_design(formula, weights, offset, na_action, on_error)
-    plan = plan_data(data, design.names, storage_options=storage_options)
-    design = design_for_plan(design, plan)
+    plan, design = plan_pass(formula, data, weights, offset, na_action, on_error, storage_options)
     with connect(client, here=False) as connected:
         assert connected is not None
-        slices, slicing = run_on_workers(plan, design, connected, RunOptions(on_error=on_error, progress=progress))
+        return keep_on_workers(plan, design, connected, RunOptions(on_error=on_error, progress=progress))
+
+
+def keep_on_workers(plan: Plan, design: Design, client: Client, options: RunOptions) -> RemoteCrossProducts:
+    """The pass itself."""
+    slices, slicing = run_on_workers(plan, design, client, options)
     leading = next(position for position, group in enumerate(design.groups) if group.names == slicing.names)
     found = RemoteCrossProducts(client, slices, leading)
     check_result(plan, found.rest)
@@ -202,71 +218,3 @@ def _with_remote_group(selected: SelectedModel, leading: int, levels: int, gram:
 
 def _count_levels(cp: CrossProducts, leading: int) -> int:
     return len(cp.groups[leading].levels)
-
-
-class _Slices:
-    """Futures of slices, and functions of them on the workers.
-
-    Parameters
-    ----------
-    client : Client
-    slices : sequence of Future
-    add_up : callable, optional
-        Sums a list of one part; numbers and arrays unless given.
-    """
-
-    def __init__(self, client: Client, slices: Sequence[Future], add_up: Callable[[list[Any]], Any] | None = None) -> None:
-        self._client, self._slices = client, tuple(slices)
-        self._add_up = add_up or _sum
-        self._workers = Workers(client, Tally((), None))
-
-    def start(self, function: Callable[..., Any], *arguments: Any) -> list[Future]:
-        """Futures of ``function(slice, *arguments)``; the arguments travel to a worker once."""
-        shared = self._shared(arguments)
-        return [self._workers.start(_apply, function, one, shared) for one in self._slices]
-
-    def _shared(self, arguments: tuple[Any, ...]) -> Future:
-        """The arguments, from where workers fetch them; small ones stay with the scheduler, too, and outlive any worker."""
-        if sum(sizeof(argument) for argument in arguments) < _SMALL:
-            return self._workers.start(_itself, arguments)
-        return self._client.scatter([arguments], hash=False)[0]
-
-    def each(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What ``function(slice, *arguments)`` returns for each slice."""
-        return self._results(self.start(function, *arguments))
-
-    def total(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> tuple[Any, ...]:
-        """Sum over the slices of what the function returns, part by part, in a tree of a shape of its own."""
-        level = self.start(function, *arguments)
-        while len(level) > 1:
-            groups = [level[start : start + FAN_IN] for start in range(0, len(level), FAN_IN)]
-            level = [self._workers.start(_sum_parts, group, self._add_up, priority=10) for group in groups]
-        (found,) = self._results(level)
-        total: tuple[Any, ...] = found
-        return total
-
-    def results(self) -> list[Any]:
-        """The slices themselves."""
-        return self._results(self._slices)
-
-    def _results(self, futures: Sequence[Future]) -> list[Any]:
-        return [self._workers.result(future) for future in futures]
-
-
-def _itself(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return arguments
-
-
-def _apply(function: Callable[..., Any], one: Any, arguments: tuple[Any, ...]) -> Any:
-    return function(one, *arguments)
-
-
-def _sum_parts(parts: list[tuple[Any, ...]], add_up: Callable[[list[Any]], Any]) -> tuple[Any, ...]:
-    return tuple(add_up(list(column)) for column in zip(*parts, strict=True))
-
-
-def _sum(parts: list[Any]) -> Any:
-    total = parts[0].copy()
-    for part in parts[1:]:
-        total += part
-    return total

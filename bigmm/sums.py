@@ -17,6 +17,8 @@ from bigmm.prefetch import prefetch
 
 #: Rows whose products are summed before they are added to the rows before them.
 _BLOCK = 2**8
+#: A level of more rows than this has its sums compensated; with fewer, rounding takes a digit at the most.
+_MANY = 2**6
 #: Rows between the fetching of a level's sums into the cache and their use.
 _AHEAD = 16
 
@@ -39,14 +41,37 @@ def gram(left: Array, right: Array) -> Array:
     return total + lost
 
 
-def level_sums(refs: Refs, values: Array, places: npt.NDArray[np.intp], out: Array) -> None:
-    """Add ``values[c, r]`` to ``out[refs[r], places[c]]`` for every row r."""
-    _level_sums(refs, values, places, out)
+def level_sums(refs: Refs, values: Array, places: npt.NDArray[np.intp], out: Array, most: int) -> None:
+    """Add ``values[c, r]`` to ``out[refs[r], places[c]]`` for every row r.
+
+    Parameters
+    ----------
+    refs : (n,) int
+    values : (columns, n) float64
+    places : (columns,) int
+    out : (levels, width) float64
+    most : int
+        Rows of the largest level. When they are many, what rounding takes from each sum is summed beside it and added at the end.
+    """
+    if most <= _MANY:
+        _level_sums(refs, values, places, out)
+        return
+    sums = np.zeros((len(out), len(values), 2))
+    _exact_level_sums(refs, values, sums)
+    _fold(sums, places, out)
 
 
-def level_products(refs: Refs, left: Array, right: Array, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], out: Array) -> None:
-    """Add ``left[a, r] * right[b, r]`` to ``out[refs[r], rows[a], columns[b]]`` for every row r."""
-    _level_products(refs, left, right, rows, columns, out)
+def level_products(
+    refs: Refs, left: Array, right: Array, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], out: Array, most: int
+) -> None:
+    """Add ``left[a, r] * right[b, r]`` to ``out[refs[r], rows[a], columns[b]]`` for every row r; `most` as in `level_sums`."""
+    if most <= _MANY:
+        _level_products(refs, left, right, rows, columns, out)
+        return
+    sums = np.zeros((len(out), len(left), len(right), 2))
+    _exact_level_products(refs, left, right, sums)
+    for a, row in enumerate(rows):
+        _fold(sums[:, a], columns, out[:, row])
 
 
 def all_finite(values: Array) -> bool:
@@ -128,3 +153,43 @@ def _level_products(refs: Any, left: Array, right: Array, rows: npt.NDArray[np.i
             factor, row = left[a, r], block[rows[a]]
             for b in range(len(right)):
                 row[columns[b]] += factor * right[b, r]
+
+
+@_jit
+def _add(sums: Array, place: int, value: float) -> None:
+    """Add to ``sums[place, 0]``, and what rounding took from it to ``sums[place, 1]`` (Knuth's two-sum)."""
+    before = sums[place, 0]
+    after = before + value
+    added = after - before
+    sums[place, 0] = after
+    sums[place, 1] += (before - (after - added)) + (value - added)
+
+
+@_jit
+def _exact_level_sums(refs: Any, values: Array, sums: Array) -> None:
+    for r in range(len(refs)):
+        if r + _AHEAD < len(refs):
+            prefetch(sums, refs[r + _AHEAD])
+        level = sums[refs[r]]
+        for c in range(len(values)):
+            _add(level, c, values[c, r])
+
+
+@_jit
+def _exact_level_products(refs: Any, left: Array, right: Array, sums: Array) -> None:
+    for r in range(len(refs)):
+        if r + _AHEAD < len(refs):
+            prefetch(sums, refs[r + _AHEAD])
+        block = sums[refs[r]]
+        for a in range(len(left)):
+            factor, row = left[a, r], block[a]
+            for b in range(len(right)):
+                _add(row, b, factor * right[b, r])
+
+
+@_jit
+def _fold(sums: Array, places: npt.NDArray[np.intp], out: Array) -> None:
+    """Add sums, and what rounding took from them, to their places."""
+    for j in range(len(sums)):
+        for c in range(len(places)):
+            out[j, places[c]] += sums[j, c, 0] + sums[j, c, 1]

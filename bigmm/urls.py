@@ -17,12 +17,27 @@ def joined(place: str | os.PathLike[str], name: str) -> str:
     return f"{place.rstrip('/')}/{name}" if isinstance(place, str) and is_url(place) else os.path.join(place, name)
 
 
+#: User and password. A password may hold @ or, unescaped, the slashes of a key; but a number before a slash is a port.
+_USER = re.compile(r"(://)[^/@:]*:(?!:)(?:[^/]*@|(?!\d{1,5}/)[^@]*@)")
+_ACCOUNT = re.compile(r"(\bhttps?://)[^/@]*@", re.IGNORECASE)
+_WEB = re.compile(r"\bhttps?://", re.IGNORECASE)
+#: Elsewhere a question mark may belong to a pattern or to a name.
+_SIGNED = re.compile(r"\?([^?]*&)?(sig|[\w.-]*(signature|token|secret|password|credential|key|keyid))=", re.IGNORECASE)
+
+
 def without_secrets(url: str) -> str:
     """Return a URL without password and query, which may hold a signature: they belong in no message."""
-    url = re.sub(r"://[^/@:]*:[^/@]*@", "://", url)
-    return url.partition("?")[0] if re.search(r"\bhttps?://", url) else url
+    url = _ACCOUNT.sub(r"\1", _USER.sub(r"\1", url))
+    signed = _SIGNED.search(url)
+    return url.partition("?")[0] if _WEB.search(url) else url[: signed.start()] if signed else url
 
 
 def text_without_secrets(text: str) -> str:
     """The same for a text with URLs in it."""
     return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+", lambda found: without_secrets(found[0]), text)
+
+
+def shown_cause(error: Exception) -> Exception | None:
+    """What another error may name as its cause: itself, or None when its text has secrets, which a traceback would show."""
+    text = str(error)
+    return error if text_without_secrets(text) == text else None

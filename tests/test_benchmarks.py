@@ -43,6 +43,21 @@ def test_crossproducts_of_ratings_are_those_of_their_rows(module: Any) -> None:
         assert objectives[0] == pytest.approx(objectives[1], rel=1e-12)
 
 
+def test_slopes_have_the_answer_that_is_said(module: Any) -> None:
+    generate = module("generate")
+    levels = 2000
+    pieces = [generate.slopes(start, min(start + 999, 4 * levels), levels) for start in range(0, 4 * levels, 999)]
+    frame = pd.concat(pieces, ignore_index=True)
+    pd.testing.assert_frame_equal(frame, generate.slopes(0, 4 * levels, levels))
+    assert (frame.groupby("g")["x"].agg(["count", "sum"]) == [4, 0]).all(axis=None)
+    assert frame["g"].nunique() == levels
+    fit = bigmm.lmer(generate.SLOPES, frame, client=0)
+    exact = generate.exact_slopes(levels)
+    expected = [exact["b0"], exact["b1"], exact["b0.b1"], exact["residual"]]
+    np.testing.assert_allclose(fit.varcorr["vcov"], expected, rtol=1e-9)
+    np.testing.assert_allclose(fit.fixef, [exact["intercept"], exact["x"]], rtol=1e-12)
+
+
 def test_ratios_pair_rounds_and_a_stopped_rival_is_a_bound(module: Any) -> None:
     results = module("results")
     rows = [_row(results, "bigmm", "fit", turn, seconds) for turn, seconds in ((1, 1.0), (2, 2.0))]

@@ -217,6 +217,44 @@ def test_numbers_whose_squares_leave_double_precision_are_named(formula: str, si
         bigmm.lmer(formula, frame)
 
 
+@pytest.mark.parametrize("size", [1e-200, 1e-165, 1e-155])
+@pytest.mark.parametrize("formula", ["y ~ x:z + (1 | g)", "y ~ 1 + (0 + x:z | g)", "y ~ x:z:h + (1 | g)", "y ~ 0 + h + x:z + (1 | g)"])
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_products_that_underflow_are_named(formula: str, size: float, spread: float) -> None:
+    """Each factor is a good number; x z is 0, or its square is."""
+    x, z = size * (1.0 + spread * np.random.default_rng(1).normal(size=(2, N)))
+    frame = pd.DataFrame({"y": Y, "g": CODES, "x": x, "z": z, "h": np.where(np.arange(N) % 2, "a", "b")})
+    with pytest.raises(bigmm.DataError, match=r"squares of 'x:z(:h\[a\])?' add up to .* in another unit"):
+        bigmm.lmer(formula, frame)
+
+
+def test_products_that_underflow_in_some_rows_are_zeros(tmp_path: Path) -> None:
+    """Beside products of ordinary size 1e-400 is 0, whatever else its file holds."""
+    x, z = np.random.default_rng(1).normal(size=(2, N))
+    small = np.arange(N) < N // 2
+    frame = pd.DataFrame({"y": Y, "g": CODES, "x": np.where(small, 1e-200, x), "z": np.where(small, 1e-200, z)})
+    expected = bigmm.lmer("y ~ x:z + (1 | g)", frame.assign(x=np.where(small, 0.0, x)))
+    frame[small].to_parquet(tmp_path / "0.parquet")
+    frame[~small].to_parquet(tmp_path / "1.parquet")
+    for data in (frame, tmp_path):
+        np.testing.assert_allclose(bigmm.lmer("y ~ x:z + (1 | g)", data).beta, expected.beta, rtol=1e-12)
+
+
+@pytest.mark.parametrize("expression", ["I(x^2)", "exp(-1 / abs(x))", "z:I(x * x)"])
+def test_expressions_that_underflow_are_said(expression: str) -> None:
+    frame = pd.DataFrame({"y": Y, "g": CODES, "x": 1e-200, "z": np.arange(N)})
+    with pytest.warns(bigmm.PrecisionWarning, match="is 0 in every row"):
+        assert bigmm.lmer(f"y ~ {expression} + (1 | g)", frame).dropped
+
+
+@pytest.mark.parametrize("expression", ["I(x^2)", "x", "x:z", "I(z > 0)", "z:h"])
+def test_zeros_and_constants_in_the_data_are_dropped(expression: str) -> None:
+    frame = pd.DataFrame({"y": Y, "g": CODES, "x": 2.0, "z": 0.0, "h": "a"})
+    frame.loc[0, "z"] = float(expression == "I(z > 0)")
+    kept = expression == "I(z > 0)"
+    assert bool(bigmm.lmer(f"y ~ {expression} + (1 | g)", frame).dropped) != kept
+
+
 @pytest.mark.parametrize("size", [1e-60, 1e60])
 def test_numbers_whose_squares_are_far_out_but_safe(size: float) -> None:
     rng = np.random.default_rng(1)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client
+from distributed import Client, Status
 
 import bigmm
 from bigmm.errors import ClusterError, LabelError, ModelError
+from bigmm.inference.fit import estimate
 from bigmm.reduction.cluster import local_cluster
 
 pytestmark = pytest.mark.cluster
@@ -75,6 +80,47 @@ def test_same_numbers(client: Client, files: Path, formula: str, reml: bool) -> 
     assert other.model is None
 
 
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_everything_of_a_fit_at_one_theta(client: Client, files: Path, formula: str) -> None:
+    """At the same theta: random effects, their conditional variances and fitted values to rounding; the text to the letter."""
+    one = bigmm.reduce(formula, files, client=0).fit()
+    model = bigmm.reduce_on_workers(formula, files, client).model()
+    other = estimate(model, one.optimization)
+    assert other.summary() == one.summary()
+    assert list(other.ranef()) == list(one.ranef())
+    for name, table in one.ranef().items():
+        pd.testing.assert_frame_equal(other.ranef()[name], table, rtol=1e-7, atol=1e-9)
+    for name, expected in one.condvar().items():
+        found = other.condvar()[name]
+        assert list(found["levels"]) == list(expected["levels"])
+        assert found["names"] == expected["names"]
+        np.testing.assert_allclose(found["vcov"], expected["vcov"], rtol=1e-8, atol=1e-12)
+    new = frame()
+    pd.testing.assert_series_equal(other.predict(new), one.predict(new), rtol=1e-10)
+    pd.testing.assert_series_equal(other.predict(new, "~0"), one.predict(new, "~0"), rtol=1e-12)
+
+
+def test_a_fit_that_has_left_its_workers(client: Client, files: Path, tmp_path: Path) -> None:
+    """What needs the leaves says what to do; the rest is there."""
+    fit = bigmm.reduce_on_workers("y ~ x + (x | g)", files, client).model().fit()
+    pickled = pickle.loads(pickle.dumps(fit))
+    fit.save(tmp_path / "fit")
+    for other in (pickled, bigmm.load(tmp_path / "fit")):
+        assert other.summary() == fit.summary()
+        pd.testing.assert_frame_equal(other.ranef()["g"], fit.ranef()["g"])
+        with pytest.raises(ModelError, match=r"leaves were on workers.*reduce_on_workers\(formula, data, client\)\.model\(\)\.fit"):
+            other.condvar()
+
+
+def test_conditional_variances_when_the_cluster_is_gone(files: Path) -> None:
+    with local_cluster(1) as client:
+        fit = bigmm.reduce_on_workers("y ~ x + (x | g)", files, client).model().fit()
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match="on a cluster that is closed: keep it open"):
+        fit.condvar()
+    assert time.monotonic() - started < 30
+
+
 def test_sub_models_and_collect(client: Client, files: Path) -> None:
     formula = "y ~ f * x + (x | g) + (1 | h)"
     whole = bigmm.reduce(formula, files, client=0)
@@ -99,7 +145,7 @@ def test_lmer(client: Client, files: Path) -> None:
     with pytest.raises(ClusterError, match="leaves='workers' needs a cluster"):
         bigmm.lmer(formula, files, client=0, leaves="workers")
     wrong: Any = "elsewhere"
-    with pytest.raises(ModelError, match="leaves='elsewhere': expected 'driver' or 'workers'"):
+    with pytest.raises(ModelError, match="leaves='elsewhere': expected 'auto', 'workers' or 'local'"):
         bigmm.lmer(formula, files, leaves=wrong)
 
 
@@ -109,7 +155,67 @@ def test_a_worker_is_lost_between_evaluations(files: Path) -> None:
     with local_cluster(2) as client:
         model = bigmm.reduce_on_workers(formula, files, client).model()
         before = model.objective(model.theta0)
-        worker = next(iter(client.scheduler_info()["workers"]))
-        (pid,) = client.run(os.getpid, workers=[worker]).values()
-        os.kill(pid, signal.SIGKILL)
+        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
         assert model.objective(model.theta0) == before == pytest.approx(expected.objective(model.theta0), rel=1e-12)
+
+
+@pytest.mark.parametrize("small", [8e6, 0.0])
+def test_workers_are_lost_during_the_search(files: Path, monkeypatch: pytest.MonkeyPatch, small: float) -> None:
+    """Slices are made again; large arguments, which nobody can make again, are sent again: the same bits at the end."""
+    monkeypatch.setattr("bigmm.slice_map._SMALL", small)
+    formula, lost = "y ~ x + (x | g) + (1 | h)", list[int]()
+    with local_cluster(2) as client:
+        remote = bigmm.reduce_on_workers(formula, files, client)
+        expected = remote.fit()
+
+        def shoot(number: int, theta: Any, value: float) -> None:
+            """Before an evaluation is over, and without waiting for the worker that is started instead."""
+            if number in {2, 3, 5}:
+                lost.append(number)
+                shot = threading.Timer(0.02 * number, kill_a_worker, [client])
+                shot.start()
+
+        fit = remote.model().fit(on_evaluation=shoot)
+    assert lost == [2, 3, 5]
+    assert fit.objective == expected.objective
+    np.testing.assert_array_equal(fit.theta, expected.theta)
+    np.testing.assert_array_equal(fit.ranef()["g"], expected.ranef()["g"])
+
+
+def kill_a_worker(client: Client) -> None:
+    """One that the scheduler has, by the signal that cannot be caught."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    for worker in list(workers)[:1]:
+        nanny = next(one for one in client.cluster.workers.values() if one.worker_address == worker)
+        os.kill(nanny.pid, signal.SIGKILL)
+
+
+def kill_all_for_good(client: Client) -> None:
+    """Nobody starts others in their place."""
+
+    async def refuse() -> Status:
+        return Status.failed
+
+    for nanny in client.cluster.workers.values():
+        nanny.instantiate = refuse
+        os.kill(nanny.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("small", [8e6, 0.0])
+def test_all_workers_are_lost_during_the_search(files: Path, monkeypatch: pytest.MonkeyPatch, small: float) -> None:
+    """The fit ends, with an error that says why, within a bounded time."""
+    monkeypatch.setattr("bigmm.slice_map._SMALL", small)
+    monkeypatch.setattr("bigmm.slice_map._WAIT_SECONDS", 2.0)
+    killed: list[float] = []
+
+    def shoot(number: int, theta: Any, value: float) -> None:
+        if number == 2:
+            kill_all_for_good(client)
+            killed.append(time.monotonic())
+
+    patience = dask.config.set({"bigmm.timeouts.ask": "500 ms", "bigmm.timeouts.no-workers": "2 s"})
+    with patience, local_cluster(2) as client:
+        model = bigmm.reduce_on_workers("y ~ x + (x | g) + (1 | h)", files, client).model()
+        with pytest.raises(ClusterError, match="no worker has been there for 2 s: start workers and run again"):
+            model.fit(on_evaluation=shoot)
+    assert time.monotonic() - killed[0] < 60

@@ -20,6 +20,7 @@ import click
 
 from bigmm.cli.journal import Journal, JournalHandler, finish_journal, journal_kept, journal_of
 from bigmm.errors import BigmmError, ClusterError, IdentificationWarning, PrecisionWarning
+from bigmm.urls import text_without_secrets
 
 EXIT_UNEXPECTED = 1
 EXIT_MISTAKE = 2
@@ -56,7 +57,7 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the error."""
-        click.echo(f"bigmm: error: {self.message}", file=file, err=file is None)
+        click.echo(f"bigmm: error: {text_without_secrets(self.message)}", file=file, err=file is None)
 
 
 class Resumable(Failure):
@@ -208,7 +209,7 @@ def _forget_clusters() -> None:
 def _unexpected(error: Exception, ctx: click.Context | None) -> Unexpected:
     hint = "run again with --verbose for the traceback"
     if ctx is not None and is_verbose(ctx):
-        traceback.print_exception(error)
+        click.echo(text_without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
         hint = "please report it with the traceback above"
     return Unexpected(f"unexpected {type(error).__name__}: {_one_line(str(error))}; {hint}")
 

@@ -12,6 +12,7 @@ import bigmm
 from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, Failure, hush_cluster, is_verbose, verbose_option
 from bigmm.cli.files import check_places
 from bigmm.cli.journal import journal_of
+from bigmm.cli.leaves import reduced_for_fit
 from bigmm.cli.options import data_options, examples, out_option, quiet_option, read_contrast, read_memory, read_theta
 from bigmm.cli.progress import stage
 from bigmm.cli.rows import (
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bigmm.columns import Array
-    from bigmm.crossproducts import CrossProducts
     from bigmm.formula import Formula
     from bigmm.inference.fit import LinearMixedModelFit
+    from bigmm.leaves import Reduced
     from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
 
@@ -85,6 +86,14 @@ def main() -> None:
 )
 @click.option("--maxeval", type=click.IntRange(min=1), metavar="N", help="Evaluations of the objective at most.")
 @out_option("Save the fit: JSON and Parquet; with several responses a directory of each inside DIR.", required=False)
+@click.option(
+    "--leaves",
+    type=click.Choice(["auto", "workers", "local"]),
+    default="auto",
+    show_default=True,
+    help="Where the crossproducts of the largest factor are kept while the model is fitted: on the workers of a cluster, in this "
+    "process, or on workers where this process's memory will not hold them.",
+)
 @quiet_option
 def fit(
     formula: str,
@@ -117,27 +126,31 @@ def fit(
         check_contrasts(dict(contrasts), parsed.fixed)
         check_places(out, parsed)
     pass_options = PassOptions(**options)
-    cp = crossproducts_of(formula, data, pass_options, quiet)
-    parsed = cp.design.formula if formula == SAME_FORMULA else parsed
-    places = check_places(out, parsed)
-    logs = [search_log(pass_options, number) for number in range(len(places))]
-    models = _models(cp, _asked(formula), parsed, not ml, dict(contrasts))
-    converged: list[bool] = []
-    for model, place, log in zip(models, places, logs, strict=True):
-        if converged:
-            click.echo()
-        converged.append(_fit(model, place, start, settings, log, quiet))
+    with reduced_for_fit(formula, data, pass_options, quiet) as found:
+        parsed = found.cp.design.formula if formula == SAME_FORMULA else parsed
+        places = check_places(out, parsed)
+        logs = [search_log(pass_options, number) for number in range(len(places))]
+        models = _models(found, _asked(formula), parsed, not ml, dict(contrasts))
+        converged: list[bool] = []
+        for model, place, log in zip(models, places, logs, strict=True):
+            if converged:
+                click.echo()
+            converged.append(_fit(model, place, start, settings, log, quiet))
     if not all(converged):
         raise click.exceptions.Exit(EXIT_NOT_CONVERGED)
 
 
-def _models(cp: CrossProducts, asked: str | None, formula: Formula, reml: bool, contrasts: dict[str, str]) -> Iterable[LinearMixedModel]:
+def _models(found: Reduced, asked: str | None, formula: Formula, reml: bool, contrasts: dict[str, str]) -> Iterable[LinearMixedModel]:
     """One model, or one for each response."""
+    from bigmm.crossproducts import CrossProducts
     from bigmm.solver.model import build_models
 
     if len(formula.responses) == 1:
-        return [cp.model(asked, reml=reml, contrasts=contrasts)]
-    return build_models(cp, asked, reml=reml, contrasts=contrasts)
+        model = found.cp.model(asked, reml=reml, contrasts=contrasts)
+        model.residence = found.residence
+        return [model]
+    assert isinstance(found.cp, CrossProducts)
+    return build_models(found.cp, asked, reml=reml, contrasts=contrasts)
 
 
 def _fit(

@@ -16,9 +16,9 @@ progress
     Every ``bigmm.progress.interval``, of a pass: `done`, `total` (chunks), `rows`, `bytes`, `rows_per_second`, `bytes_per_second`,
     `seconds_left` (null while nobody knows).
 reduced
-    The pass is over: `formula`, `digest`, `plan_digest`, `rows` (`read`, `used`, `dropped`, `missing` by column), `files`,
-    `bytes` (in memory), `skipped` (chunks: `name`, `reason`, `rows`), `incomplete` (the files with most rows dropped or
-    skipped), `seconds`.
+    The pass is over: `formula`, `leaves` ("local", or that they live on workers, and why), `digest` (null for leaves on workers),
+    `plan_digest`, `rows` (`read`, `used`, `dropped`, `missing` by column), `files`, `bytes` (in memory), `skipped` (chunks: `name`,
+    `reason`, `rows`), `incomplete` (the files with most rows dropped or skipped), `seconds`.
 evaluation
     Of the search: `number`, `objective` (null where there is none), `theta`.
 fitted

@@ -16,12 +16,13 @@ import numpy as np
 from bigmm.cli.application import hush_cluster, is_verbose
 from bigmm.cli.files import replacing
 from bigmm.cli.journal import Journal, journal_of
-from bigmm.cli.progress import stage
+from bigmm.cli.progress import Stage, stage
 from bigmm.errors import DataError, StorageError
 from bigmm.urls import is_url, joined
 
 if TYPE_CHECKING:
     from bigmm.crossproducts import CrossProducts
+    from bigmm.solver.residence import LeavesChoice
 
 #: Stands for the formula that saved crossproducts were collected with.
 SAME_FORMULA = "-"
@@ -42,6 +43,7 @@ class PassOptions:
     checkpoint: str | None
     resume: bool
     performance_report: str | None = None
+    leaves: LeavesChoice = "auto"
 
     def __post_init__(self) -> None:
         """Refuse two clusters, to go on from nowhere, and a report that cannot be."""
@@ -58,6 +60,7 @@ class PassOptions:
         values = {"--weights": self.weights, "--offset": self.offset, "--na-action": self.na_action}
         values |= {"--on-error": self.on_error}
         values |= {"--performance-report": self.performance_report}
+        values |= {"--leaves workers": "workers" if self.leaves == "workers" else None}
         values |= {"--scheduler": self.scheduler, "--workers": self.workers}  # type: ignore[dict-item]
         return [name for name, value in values.items() if value is not None]
 
@@ -177,32 +180,43 @@ def _reduce(formula: str, data: Sequence[str], options: PassOptions, quiet: bool
     """Crossproducts of rows, with progress."""
     from bigmm.reduction.reduce import reduce
 
-    if formula == SAME_FORMULA:
-        raise DataError(f"the formula {SAME_FORMULA!r} is for saved crossproducts: write one, such as 'y ~ x + (1 | g)'")
+    check_written(formula)
     ctx = click.get_current_context()
     hush_cluster(is_verbose(ctx))
     started = time.monotonic()
-    with stage("pass over the rows", quiet) as current, _cluster(options) as client:
-        cp = reduce(
-            formula,
-            list(data),
-            weights=options.weights,
-            offset=options.offset,
-            na_action=options.na_action or "omit",
-            client=client,
-            checkpoint=None if options.checkpoint is None else joined(options.checkpoint, "pass"),
-            resume=options.resume,
-            on_error=options.on_error or "raise",
-            progress=current.update,
-            into=into,
-        )
+    with stage("pass over the rows", quiet) as current, cluster_of(options) as client:
+        cp = reduce(formula, list(data), client=client, into=into, **pass_arguments(options, current))
         current.finish(f"{cp.rows.used:,} of {cp.rows.read:,} rows used")
-    _note_reduced(journal_of(ctx), cp, time.monotonic() - started)
+    note_reduced(journal_of(ctx), cp, time.monotonic() - started)
     return cp
 
 
+def check_written(formula: str) -> None:
+    """Refuse the formula of saved crossproducts for rows.
+
+    Raises
+    ------
+    DataError
+    """
+    if formula == SAME_FORMULA:
+        raise DataError(f"the formula {SAME_FORMULA!r} is for saved crossproducts: write one, such as 'y ~ x + (1 | g)'")
+
+
+def pass_arguments(options: PassOptions, current: Stage) -> dict[str, Any]:
+    """Arguments that `bigmm.reduce` and `bigmm.leaves.reduced` share."""
+    return {
+        "weights": options.weights,
+        "offset": options.offset,
+        "na_action": options.na_action or "omit",
+        "checkpoint": None if options.checkpoint is None else joined(options.checkpoint, "pass"),
+        "resume": options.resume,
+        "on_error": options.on_error or "raise",
+        "progress": current.update,
+    }
+
+
 @contextlib.contextmanager
-def _cluster(options: PassOptions) -> Iterator[Any]:
+def cluster_of(options: PassOptions) -> Iterator[Any]:
     """What `reduce` takes as its client; with Dask's report a client that is open, so that the report can be written at the end."""
     wanted: Any = options.scheduler if options.workers is None else options.workers
     if options.performance_report is None:
@@ -218,15 +232,18 @@ def _cluster(options: PassOptions) -> Iterator[Any]:
             yield client
 
 
-def _note_reduced(journal: Journal, cp: CrossProducts, seconds: float) -> None:
+def note_reduced(journal: Journal, cp: CrossProducts, seconds: float, leaves: str | None = None) -> None:
+    """Write the end of a pass to the journal; of leaves on workers there is no digest, and `cp` is the rest."""
     if not journal.listens:
         return
     rows = {"read": cp.rows.read, "used": cp.rows.used, "dropped": cp.rows.dropped, "missing": dict(cp.rows.missing)}
-    journal.outcome.update(rows=rows, digest=cp.digest)
+    digest = cp.digest if leaves is None else None
+    journal.outcome.update(rows=rows, digest=digest)
     journal.note(
         "reduced",
         formula=cp.design.formula.text.strip(),
-        digest=cp.digest,
+        digest=digest,
+        leaves=leaves or "local",
         plan_digest=cp.plan_digest,
         rows=rows,
         files=len(cp.sources),

@@ -89,7 +89,7 @@ class LinearMixedModelFit:
     optimization : Optimization
         The search: settings, every (theta, objective), reason for stopping.
     model : LinearMixedModel or None
-        The crossproducts' model, for conditional variances; None for a fit that was loaded.
+        The crossproducts' model, for conditional variances; None for a fit that was loaded, or whose leaves were on workers.
     """
 
     formula: Formula
@@ -109,6 +109,10 @@ class LinearMixedModelFit:
     rows: RowCounts
     optimization: Optimization
     model: LinearMixedModel | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without a model whose leaves are on workers."""
+        return {**self.__dict__, "model": self.model if self.model is not None and self.model.is_portable else None}
 
     @property
     def fixef(self) -> pd.Series:
@@ -217,7 +221,7 @@ class LinearMixedModelFit:
         Raises
         ------
         ModelError
-            For a fit that was loaded from disk: it has no crossproducts.
+            For a fit without crossproducts: one that was loaded, or that `lmer` has made with leaves on workers.
         """
         out: dict[str, dict[str, Any]] = {}
         for g in self._order:
@@ -229,7 +233,11 @@ class LinearMixedModelFit:
     @cached_property
     def _conditional_variances(self) -> tuple[Array, ...]:
         if self.model is None:
-            raise ModelError("a saved fit holds no crossproducts: fit them again (bigmm.load(crossproducts).fit(start=fit.theta))")
+            raise ModelError(
+                "this fit holds no crossproducts (it was loaded, or its leaves were on workers): fit them again, by "
+                "bigmm.load(crossproducts).fit(start=fit.theta); with leaves on workers, while the cluster is there, by "
+                "bigmm.reduce_on_workers(formula, data, client).model().fit(start=fit.theta)"
+            )
         self.model.evaluate(self.theta)
         return tuple(self.sigma**2 * relative for relative in self.model.pls.conditional_variances())
 

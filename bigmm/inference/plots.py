@@ -12,7 +12,7 @@ from bigmm.crossproducts import CrossProducts
 from bigmm.errors import ModelError
 from bigmm.solver.model import build_model
 from bigmm.solver.pls import PenalizedLeastSquares
-from bigmm.solver.roots import SparseRoot
+from bigmm.solver.sparse_root import SparseRoot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

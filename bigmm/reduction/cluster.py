@@ -25,13 +25,14 @@ from bigmm.reduction.versions import check_versions
 #: Most characters that are read of a scheduler file, which could be any file by mistake.
 _SCHEDULER_FILE = 2**20
 
-#: Without these a lost worker is waited for without end, a stopped one for ten minutes, and preempted workers are
-#: blamed on their tasks.
+#: Without these a lost worker is waited for without end, a stopped one for ten minutes, preempted workers are blamed on
+#: their tasks, and a worker that is lost twice, the second time a quarter of a minute after the first, is given up for good.
 _CONFIG = {
     "distributed.scheduler.no-workers-timeout": "5 minutes",
     "distributed.scheduler.worker-ttl": "2 minutes",
     "distributed.scheduler.allowed-failures": 30,
     "distributed.comm.retry.count": 3,
+    "distributed.deploy.lost-worker-timeout": "1 day",
 }
 #: Of a local cluster: what goes wrong in a worker reaches the caller as an exception, and its log would say it again.
 _QUIET_WORKERS = {

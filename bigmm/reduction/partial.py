@@ -192,7 +192,7 @@ def _XytXy(xy: _Block, weights: Array | None) -> Array:
         for j, right in enumerate(xy.pieces[: i + 1]):
             if left.cells is None and right.cells is None:
                 continue
-            block = _cell_sums(None, 1, left, right, weights)[0]
+            block = _cell_sums(None, np.array([xy.rows]), left, right, weights)[0]
             out[xy.places(i), xy.places(j)] = block
             out[xy.places(j), xy.places(i)] = block.T
     return out
@@ -208,7 +208,7 @@ def _group(design: GroupDesign, refs: _GroupRefs, z: _Block, xy: _Block, weights
     if weights is None and z.is_intercept:
         ZtZ, ZtXy = rows.astype(np.float64)[:, None, None], _intercept_products(refs.codes, rows, xy)
     else:
-        ZtZ, ZtXy = (_products(refs.codes, len(rows), z, right, weights) for right in (z, xy))
+        ZtZ, ZtXy = (_products(refs.codes, rows, z, right, weights) for right in (z, xy))
     return GroupProducts(design.names, refs.levels, z.columns, rows, ZtZ, ZtXy)
 
 
@@ -217,10 +217,10 @@ def _intercept_products(codes: Refs, rows: npt.NDArray[np.int64], xy: _Block) ->
     ZtXy = np.zeros((len(rows), 1, xy.width))
     ones = sum(piece.is_ones for piece in xy.pieces)  # at most one, and then the first
     ZtXy[:, 0, :ones] = rows[:, None]
-    level_sums(codes, xy.dense[ones:], xy.plain[ones:], ZtXy[:, 0])
+    level_sums(codes, xy.dense[ones:], xy.plain[ones:], ZtXy[:, 0], _most(rows))
     for j, piece in enumerate(xy.pieces):
         if piece.cells is not None:
-            ZtXy[:, 0, xy.places(j)] = _cell_sums(codes, len(rows), _Piece((Column(),), None, None), piece, None)[:, 0]
+            ZtXy[:, 0, xy.places(j)] = _cell_sums(codes, rows, _Piece((Column(),), None, None), piece, None)[:, 0]
     return ZtXy
 
 
@@ -229,31 +229,40 @@ def _pair(g: _GroupRefs, h: _GroupRefs, left: _Block, right: _Block, weights: Ar
     if weights is None and left.is_intercept and right.is_intercept:
         return PairProducts(g_refs, h_refs, counts[:, None, None])
     refs = find_pairs(g.codes, h.codes, g_refs, h_refs, len(g.levels))
-    return PairProducts(g_refs, h_refs, _products(refs, len(g_refs), left, right, weights))
+    return PairProducts(g_refs, h_refs, _products(refs, counts, left, right, weights))
 
 
-def _products(refs: Refs, size: int, left: _Block, right: _Block, weights: Array | None) -> Array:
-    """Sum of left x right x weight over the rows of each ref, shape (size, left.width, right.width)."""
-    out = np.zeros((size, left.width, right.width))
+def _products(refs: Refs, rows: npt.NDArray[np.integer], left: _Block, right: _Block, weights: Array | None) -> Array:
+    """Sum of left x right x weight over the rows of each ref, (q, left.width, right.width); `rows` (q,) says how many there are."""
+    out = np.zeros((len(rows), left.width, right.width))
     one = left.dense
-    level_products(refs, one if weights is None else one * weights, right.dense, left.plain, right.plain, out)
+    level_products(refs, one if weights is None else one * weights, right.dense, left.plain, right.plain, out, _most(rows))
     for i, a in enumerate(left.pieces):
         for j, b in enumerate(right.pieces):
             if a.cells is not None or b.cells is not None:
-                out[:, left.places(i), right.places(j)] = _cell_sums(refs, size, a, b, weights)
+                out[:, left.places(i), right.places(j)] = _cell_sums(refs, rows, a, b, weights)
     return out
 
 
-def _cell_sums(refs: Refs | None, size: int, left: _Piece, right: _Piece, weights: Array | None) -> Array:
+def _cell_sums(refs: Refs | None, rows: npt.NDArray[np.integer], left: _Piece, right: _Piece, weights: Array | None) -> Array:
     """The same for two pieces, at least one of which has cells."""
     index = refs
     for piece in (left, right):
         if piece.cells is not None:
             index = piece.cells if index is None else index.astype(np.int64, copy=False) * piece.width + piece.cells
     assert index is not None
-    shape = (size, left.width, right.width)
-    sums = np.bincount(index, _multiply(left.values, right.values, weights), minlength=int(np.prod(shape)))
-    return sums.astype(np.float64, copy=False).reshape(shape)
+    shape = (len(rows), left.width, right.width)
+    values = _multiply(left.values, right.values, weights)
+    if values is None:
+        return np.bincount(index, minlength=int(np.prod(shape))).astype(np.float64).reshape(shape)
+    sums = np.zeros((int(np.prod(shape)), 1))
+    level_sums(index.astype(np.int64, copy=False), values[None], np.zeros(1, dtype=np.intp), sums, _most(rows))
+    return sums.reshape(shape)
+
+
+def _most(rows: npt.NDArray[np.integer]) -> int:
+    """Rows of the largest level."""
+    return int(rows.max(initial=0))
 
 
 def _multiply(*factors: Array | None) -> Array | None:

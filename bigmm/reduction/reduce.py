@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pandas as pd
+from distributed import Client
 
 from bigmm.accounting import add_sources, skipped_sources
 from bigmm.addition import add, check_same
@@ -110,12 +111,37 @@ def reduce(
     plan = plan_data(data, design.names, storage_options=storage_options)
     design = design_for_plan(design, plan)
     design = design if into is None else with_constants_of(into, design)
-    with connect(client, here=_can_read_here(plan)) as connected:
-        cp = run_pass(plan, design, connected, RunOptions(checkpoint, resume, on_error, progress))
-    check_result(plan, cp)
-    sources = add_sources([cp.sources, skipped_sources(plan.empty)])
-    cp = replace(cp, plan_digest=plan.digest, sources=sources)
+    with connect(client, here=can_read_here(plan)) as connected:
+        cp = reduce_plan(plan, design, connected, RunOptions(checkpoint, resume, on_error, progress))
     return cp if into is None else add([into, cp])
+
+
+def plan_pass(
+    formula: str,
+    data: Any,
+    weights: str | None,
+    offset: str | None,
+    na_action: NaAction,
+    on_error: OnError,
+    storage_options: Mapping[str, Any] | None,
+) -> tuple[Plan, Design]:
+    """What a pass reads and collects; arguments and errors as those of `reduce`."""
+    design = blank_design(formula, weights, offset, na_action, on_error)
+    plan = plan_data(data, design.names, storage_options=storage_options)
+    return plan, design_for_plan(design, plan)
+
+
+def reduce_plan(plan: Plan, design: Design, client: Client | None, options: RunOptions) -> CrossProducts:
+    """The pass itself, on a cluster or in this process."""
+    cp = run_pass(plan, design, client, options)
+    check_result(plan, cp)
+    return with_plan(cp, plan)
+
+
+def with_plan(cp: CrossProducts, plan: Plan) -> CrossProducts:
+    """Crossproducts that know what they were made from, files without rows included."""
+    sources = add_sources([cp.sources, skipped_sources(plan.empty)])
+    return replace(cp, plan_digest=plan.digest, sources=sources)
 
 
 def blank_design(formula: str, weights: str | None, offset: str | None, na_action: NaAction, on_error: OnError) -> Design:
@@ -151,7 +177,7 @@ def _as_level(category: Level) -> Level:
     return pd.Timestamp(category) if isinstance(category, datetime.date) else category
 
 
-def _can_read_here(plan: Plan) -> bool:
+def can_read_here(plan: Plan) -> bool:
     """Whether threads of this process may take the place of a cluster: faster on one machine, for nothing travels.
 
     The partitions of a Dask frame may need whatever made them: these ask for a cluster.

@@ -217,7 +217,18 @@ def _numeric_blocks(design: Design) -> dict[Block, None]:
 def _product(block: Block, values: Mapping[str, Array]) -> Array:
     product = values[block.texts[0]]
     for text in block.texts[1:]:
-        product = product * values[text]
+        product = _without_underflow(product, values[text])
+    return product
+
+
+def _without_underflow(left: Array, right: Array) -> Array:
+    """Their product; where it is too small for a double, the smallest normal one.
+
+    That is as near as 0 is, and a column of nothing else is found by its magnitude instead of passing for zeros.
+    """
+    product = left * right
+    if not product.all():
+        product[(product == 0.0) & (left != 0.0) & (right != 0.0)] = np.finfo(np.float64).tiny
     return product
 
 

@@ -22,6 +22,8 @@ from bigmm.reduction.work import OnError
 #: First rows of a chunk that the constants are taken from; chunks whose first rows, and whose rows, are looked at.
 _HEAD_ROWS = 4096
 _HEADS, _WHOLE = 64, 8
+#: Numbers below this are left as they are, so that `bigmm.reduction.magnitudes` sees them.
+_LEAST = 1e-140
 
 
 def with_shift(design: Design, chunks: Sequence[Chunk], on_error: OnError = "raise") -> Design:
@@ -62,7 +64,7 @@ def _near_middle(values: Array) -> float:
     """
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     spread = float(high - low) or float(np.std(values))
-    if abs(middle) <= spread or middle == 0.0:
+    if abs(middle) <= max(spread, _LEAST):
         return 0.0
     unit = 2.0 ** np.floor(np.log2(max(spread, abs(middle) * 2.0**-40)))
     return float(np.round(middle / unit) * unit)

@@ -30,6 +30,10 @@ from bigmm.reduction.work import BATCH, ChunkTask, Slices, reduce_chunk
 _LOOK = 0.5
 
 
+class DroppedError(ClusterError):
+    """A task will never be done: what it needs is lost, or the scheduler is."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogEvent:
     """A report that a worker sends to the client, by way of the scheduler's log of events."""
@@ -113,7 +117,7 @@ class Workers:
         except (NoWorkerError, NoValidWorkerError) as error:
             raise ClusterError(f"no worker is left{self._wanted} ({error}): start workers and run again") from None
         except FutureCancelledError as error:
-            raise ClusterError(
+            raise DroppedError(
                 f"the scheduler dropped the pass, or the connection to it was lost ({error.reason}): see that it runs and can be "
                 "reached, and run again; from a checkpoint, when there is one"
             ) from None

@@ -9,6 +9,7 @@ import numpy as np
 from bigmm.solver.cholmod import SparseFactor
 from bigmm.solver.layout import Index, Layout, Leaves
 from bigmm.solver.threads import dense_threads, front_threads, loop_threads
+from bigmm.solver.tiles import work_size
 
 # Rates of one core, an EPYC of 2022 at 2.6 GHz with OpenBLAS; others differ by a factor of two, alternatives by far more.
 #: Products that leaves add to S a second: gathers and scatters in the cache, 0.45 to 0.65e9.
@@ -91,10 +92,10 @@ def cost_of_leaves(leaves: Leaves) -> Cost:
 
 
 def cost_of_dense(r: int) -> Cost:
-    """A dense root: dpotrf, and dpotri for the gradient, in place."""
+    """A dense root: its factor, and its inverse for the gradient, in place."""
     flops = r**3 / 3.0
     seconds = flops / _DENSE / dense_threads(r)
-    return Cost(r * (r + 1) // 2, 8 * r * r, flops, 2.0 * flops, seconds, 2.0 * seconds)
+    return Cost(r * (r + 1) // 2, 8 * (r * r + work_size(r)), flops, 2.0 * flops, seconds, 2.0 * seconds)
 
 
 def cost_of_sparse(factor: SparseFactor, blocks: int) -> Cost:

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts
-from bigmm.errors import ModelError
 from bigmm.solver import leaf_slices
 from bigmm.solver.blocks import GroupBlocks, ModelBlocks
+from bigmm.solver.costs import cost_of_dense
 from bigmm.solver.covariance import RelativeCovariance
+from bigmm.solver.dense_root import DenseRoot
 from bigmm.solver.layout import Index, Layout, Root
 from bigmm.solver.leaf_sums import LeafSums
+from bigmm.solver.memory import available_memory
 from bigmm.solver.model import LinearMixedModel
-from bigmm.solver.plan import Plan
+from bigmm.solver.plan import Alternative, Name, Plan
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Reduced, Solution, upper_factor
-from bigmm.solver.roots import Arrangement, DenseRoot
+from bigmm.solver.residence import Residence
+from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel
 from bigmm.solver.threads import loop_threads, looping
 
@@ -78,6 +81,8 @@ class DistributedLeastSquares(PenalizedLeastSquares):
         self._dense = DenseRoot(root, None) if root.r else None
         super().__init__(blocks, covariance, Arrangement(Layout(leading, None, root), self._dense))
         self._elsewhere = leaves
+        (levels,) = leaves.total(leaf_slices.gram_of_levels)
+        self._within = blocks.XytXy - levels
 
     def looping(self) -> AbstractContextManager[None]:
         """One thread: the loops over leaves run elsewhere."""
@@ -85,7 +90,7 @@ class DistributedLeastSquares(PenalizedLeastSquares):
 
     def _evaluate(self, values: Array) -> Evaluation:
         self.templates = self.covariance.templates(values)
-        logdet, S, border, gram = self._elsewhere.total(leaf_slices.eliminate, self.leading_template, self.root_templates)
+        logdet, S, border, gone = self._elsewhere.total(leaf_slices.eliminate, self.leading_template, self.root_templates)
         root_ZtXy = self.layout.root.ZtXy
         if self._dense is not None:
             self._dense.assemble_onto(self.root_templates, S)
@@ -93,7 +98,7 @@ class DistributedLeastSquares(PenalizedLeastSquares):
             logdet = logdet + self._dense.logdet()
             root_ZtXy = self._dense.solve_L(self.scale(root_ZtXy, transposed=True) + border)
         self.W = Reduced(None, root_ZtXy)
-        return Evaluation(values.copy(), float(logdet), upper_factor(self.blocks.XytXy - self.W.gram() - gram))
+        return Evaluation(values.copy(), float(logdet), upper_factor(self._within - gone - self.W.root.T @ self.W.root))
 
     def leaf_sums(self, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
         """What derivatives need of the leaves, and the directions' border."""
@@ -121,19 +126,18 @@ class DistributedLeastSquares(PenalizedLeastSquares):
         assert self.W is not None
         residual = np.append(-evaluation.beta, 1.0)[:, None]
         U = self.spherical(Reduced(None, self.W.root @ residual))
-        parts = self._elsewhere.each(leaf_slices.effects, self.leading_template, self.root_templates, U, residual)
+        return self._in_order(leaf_slices.effects, U, residual)
+
+    def _leaf_variances(self) -> Array:
+        L = np.zeros((0, 0)) if self._dense is None else self._dense.L
+        return self._in_order(leaf_slices.variances, L)[1]
+
+    def _in_order(self, function: Callable[..., tuple[pd.Index, Array]], *arguments: Any) -> tuple[pd.Index, Array]:
+        """Levels of the leading factor, sorted, and what a function gives for each of them."""
+        parts = self._elsewhere.each(function, self.leading_template, self.root_templates, *arguments)
         levels = parts[0][0].append([part[0] for part in parts[1:]])
         order = levels.argsort()
         return levels[order], np.concatenate([part[1] for part in parts])[order]
-
-    def conditional_variances(self) -> NoReturn:
-        """Not from here.
-
-        Raises
-        ------
-        ModelError
-        """
-        raise ModelError("conditional variances need the leaves on this machine: collect() the crossproducts and fit them")
 
 
 class DistributedModel(LinearMixedModel):
@@ -154,22 +158,29 @@ class DistributedModel(LinearMixedModel):
 
     def __init__(self, cp: CrossProducts, selected: SelectedModel, *, reml: bool, root: Root, leading: int, leaves: LeafMap) -> None:
         super().__init__(cp, selected, reml=reml)
+        self._leading, self._root = leading, root
+        self.plan().check()
         self._distributed = DistributedLeastSquares(selected.blocks, selected.covariance, root, leading, leaves)
-        self._leading = leading
+
+    @property
+    def is_portable(self) -> bool:
+        """Leaves on workers are left behind."""
+        return False
 
     @property
     def pls(self) -> DistributedLeastSquares:
         """The factorization."""
         return self._distributed
 
-    def plan(self, memory: float | None = None) -> Plan:  # noqa: ARG002
-        """Not for leaves on workers, whose memory is theirs.
-
-        Raises
-        ------
-        ModelError
-        """
-        raise ModelError("a plan is for leaves on this machine: these are on the workers, and the root here is dense")
+    def plan(self, memory: float | None = None) -> Plan:
+        """What an evaluation takes in this process, which holds the root, dense; the leaves' memory and time are the workers'."""
+        available = available_memory() if memory is None else memory
+        leading = self.selected.blocks.groups[self._leading]
+        root = cost_of_dense(self._root.r)
+        name: Name = "leaves + dense root" if self._root.r else "leaves"
+        own = Alternative(name, "natural", self._root.r, root.nnz_L, 2 * root.nbytes, reason="leaves on workers have a dense root")
+        where = str(self.residence or Residence("workers", "asked for"))
+        return Plan(own, (), f"{leading.name}, {leading.q:,} levels", self.cp.nbytes, available, where)
 
     def effects(self, evaluation: Evaluation, solution: Solution) -> list[tuple[pd.Index, Array]]:
         """Levels and conditional modes of every grouping factor."""

@@ -116,14 +116,16 @@ def check_gram(gram: Array, what: str) -> None:
         _warn_precision(f"columns of {what} nearly depend on one another ({left:.0e} of 1 is left): few digits remain; {remedy}")
 
 
-def check_columns(names: tuple[str, ...], keep: npt.NDArray[np.bool_], left: Array) -> None:
-    """Warn about columns of X that crossproducts can hardly tell from combinations of those before them.
+def check_columns(names: tuple[str, ...], keep: npt.NDArray[np.bool_], left: Array, XtX: Array) -> None:
+    """Warn about columns of X that crossproducts can hardly tell from combinations of others.
 
     Parameters
     ----------
     names : tuple of str
     keep, left
         Of `bigmm.solver.rank.independent_columns`.
+    XtX : (p, p)
+        Of all columns.
     """
     doubtful = np.flatnonzero((left < _NEARLY_DEPENDENT) & (left > _ROUNDING))
     if len(doubtful):
@@ -132,6 +134,22 @@ def check_columns(names: tuple[str, ...], keep: npt.NDArray[np.bool_], left: Arr
         _warn_precision(
             f"column {names[worst]!r} is a combination of those before it but for {left[worst]:.0e} of its squared length, too little for "
             f"crossproducts in double precision: {outcome}; leave it out, centre it, or use orthogonal columns (residuals of it, a basis)"
+        )
+    elif keep.any():
+        _check_condition(XtX[np.ix_(keep, keep)])
+
+
+def _check_condition(XtX: Array) -> None:
+    """Warn when the columns are nearly dependent together, though each keeps something of its own beside those before it."""
+    lengths = np.sqrt(np.diag(XtX))
+    values = np.linalg.eigvalsh(XtX / np.outer(lengths, lengths))
+    reciprocal = max(float(values[0] / values[-1]), float(np.finfo(float).eps))
+    if reciprocal < _NEARLY_DEPENDENT:
+        digits = np.log10(reciprocal / np.finfo(float).eps)
+        _warn_precision(
+            f"the fixed-effects columns nearly depend on one another (the scaled X'X has condition number {1 / reciprocal:.0e}): "
+            f"crossproducts in double precision keep about {digits:.0f} digits of the coefficients; centre columns before you take powers "
+            "or products of them, or use orthogonal ones"
         )
 
 

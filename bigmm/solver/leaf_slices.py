@@ -9,15 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.linalg.blas import dtrsm
 
 from bigmm.addition import add
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts
 from bigmm.formula.coding import Coding
-from bigmm.solver import elimination
+from bigmm.solver import between, elimination
+from bigmm.solver import traces as leaf_traces
+from bigmm.solver.fixed import FixedPart
 from bigmm.solver.layout import Index, Leaves, lay_out
+from bigmm.solver.leaf_variances import leaf_variances
 from bigmm.solver.leaves import EliminatedLeaves
-from bigmm.solver.select import FixedPart, code_blocks
+from bigmm.solver.select import code_blocks
 
 #: Compiled loops with threads of their own are not to be called from several threads at once.
 _ONE_AT_A_TIME = threading.Lock()
@@ -83,8 +87,13 @@ def count(leaf_slice: LeafSlice) -> tuple[npt.NDArray[np.int64], Array]:
     return np.array(len(leaf_slice.levels)), leaf_slice.leaves.ZtZ.sum(axis=0)
 
 
+def gram_of_levels(leaf_slice: LeafSlice) -> tuple[Array]:
+    """See `bigmm.solver.between`."""
+    return (between.gram_of_levels(leaf_slice.leaves),)
+
+
 def eliminate(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array]) -> tuple[Array, Array, Array, Array]:
-    """log|L_theta|^2 of the leaves; minus sum_j B_j'B_j; minus the border of W; the leaves' part of what is taken from W'W."""
+    """log|L_theta|^2 of the leaves; minus sum_j B_j'B_j; minus the border of W; what they take from W'W (`between`)."""
     leaves = leaf_slice.leaves
     r, width = len(leaves.root_indptr) - 1, leaves.ZtXy.shape[2]
     S, border = np.zeros((r, r)), np.zeros((r, width))
@@ -97,8 +106,7 @@ def eliminate(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array]) 
                 entries = (leaves.root_indptr, leaves.root_leaves, leaves.root_entries, leaves.indptr, leaves.indices)
                 elimination.subtract_into_dense(leaves.work_order, 1, *entries, own.B, S)
                 own.subtract_border(W, border)
-    flat = W.reshape(-1, width)
-    return np.array(logdet), S, border, flat.T @ flat
+    return np.array(logdet), S, border, between.taken(leaves, T, W)
 
 
 def derive(
@@ -122,7 +130,7 @@ def traces(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], inv
         with own.looping():
             own.factor(T, root_templates)
             entries = (leaves.root_indptr, leaves.root_leaves, leaves.root_entries, leaves.indptr, leaves.indices)
-            elimination.traces_from_dense(*entries, own.spherical_rows(T), inverse, out)
+            leaf_traces.from_dense(*entries, own.spherical_rows(T), inverse, out)
     return (out.sum(axis=0),)
 
 
@@ -134,3 +142,13 @@ def effects(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], U:
             own.factor(T, root_templates)
             b = own.effects(own.reduce(np.ascontiguousarray(leaf_slice.leaves.ZtXy @ coefficients)), U)
     return leaf_slice.levels, b[:, :, 0]
+
+
+def variances(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], L: Array) -> tuple[pd.Index, Array]:
+    """Levels and their conditional variances without sigma^2, (q, k, k); the lower triangle of `L` (r, r) is the root's factor."""
+    with _ONE_AT_A_TIME:
+        own = EliminatedLeaves(leaf_slice.leaves)
+        with own.looping():
+            own.factor(T, root_templates)
+            found = leaf_variances(own, len(L), lambda right: np.asarray(dtrsm(1.0, L, right, lower=1)))
+    return leaf_slice.levels, found

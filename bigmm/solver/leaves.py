@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver import elimination
+from bigmm.solver import elimination, traces
 from bigmm.solver.layout import Index, Leaves
 from bigmm.solver.leaf_sums import LeafSums, sum_leaves
 from bigmm.solver.threads import loop_threads, looping
@@ -85,5 +85,5 @@ class EliminatedLeaves:
 
     def spherical_rows(self, T: Array) -> Array:
         """B becomes L_j^-T B_j, in place: what traces with the inverse are taken of."""
-        elimination.spherical_leaf_rows(self.leaves.indptr, self.V, np.asarray(np.linalg.inv(T), dtype=np.float64), self.B)
+        traces.spherical_rows(self.leaves.indptr, self.V, np.asarray(np.linalg.inv(T), dtype=np.float64), self.B)
         return self.B

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from bigmm.solver.plan import Plan
 from bigmm.solver.planning import make_plan
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Solution
 from bigmm.solver.replay import replayed
+from bigmm.solver.residence import Residence
 from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel, select, select_response
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Newton's method starts no diagonal entry of a given start below this part of what adds the residual variance to a row.
 _LEAST_START = 0.1
+#: With so many random effects an evaluation takes long enough to count each.
+_MANY = 2000
 
 
 def build_model(
@@ -92,6 +96,8 @@ class LinearMixedModel:
     selected : SelectedModel
         Coded columns, grouping factors, theta's layout.
     reml : bool
+    residence : Residence or None
+        Where the leaves live and why, where that was chosen.
     """
 
     def __init__(self, cp: CrossProducts, selected: SelectedModel, *, reml: bool) -> None:
@@ -101,10 +107,16 @@ class LinearMixedModel:
         self._pls: PenalizedLeastSquares | None = None
         self._latest: tuple[float, Evaluation] | None = None
         self._planned: tuple[Plan, Callable[[], Arrangement]] | None = None
+        self.residence: Residence | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without CHOLMOD's factor, which lives outside Python's memory and is found again when it is needed."""
         return {**self.__dict__, "_pls": None, "_planned": None, "_latest": None}
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether a fit that is pickled takes its model along."""
+        return True
 
     def plan(self, memory: float | None = None) -> Plan:
         """How the model is factored and what that costs, found without factoring anything.
@@ -116,7 +128,8 @@ class LinearMixedModel:
         """
         if self._planned is None or memory is not None:
             self._planned = make_plan(self.selected.blocks, len(self.lower), memory)
-        return self._planned[0]
+        plan = self._planned[0]
+        return plan if self.residence is None else replace(plan, leaves=str(self.residence))
 
     @property
     def pls(self) -> PenalizedLeastSquares:
@@ -272,7 +285,8 @@ class LinearMixedModel:
         if settings.method == "newton" and start is not None:  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
         with nullcontext(self._with_derivatives) if log is None else replayed(self._with_derivatives, log, self._identity) as evaluate:
-            found = minimize(evaluate, self.selected.covariance, theta, floor, settings, on_evaluation)
+            short = sum(group.q * group.k for group in self.selected.blocks.groups) > _MANY
+            found = minimize(evaluate, self.selected.covariance, theta, floor, settings, on_evaluation, short=short)
         return estimate(self, found)
 
     @property

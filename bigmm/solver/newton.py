@@ -11,39 +11,39 @@ zero, where all derivatives still exist.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
 from bigmm.solver.conic import Blocks, Model, curvature_in_T, minimize_model, polished
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
+from bigmm.solver.information import metric, quadratic_model, updated
 
 #: Decrements below this are not worth a step, whatever the size of the objective.
 _TOLERANCE = 1e-9
 #: Part of the predicted decrease that a step has to bring.
 _ARMIJO = 1e-4
-#: Where K and Q differ by more than this factor the average information is made the expected one ...
-_NEAR = 3.0
-#: ... as far as this factor.
-_FAR = 1e6
 #: The damping of a step that did not lower the objective, how it grows with every other, and when that has no use any more.
 _DAMPING, _MORE, _MOST = 1.0, 4.0, 1e9
 #: So many changes of the slope correct the information once a step can lower the objective by no more than this.
 _MEMORY, _CLOSE = 5, 0.1
 #: A correction is dropped when it leaves less than this part of the decrement.
 _TRUSTED = 0.2
-#: Not when they disagree with it by more than this factor.
-_BENT = 20.0
 #: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
 _CERTAIN = 1e-6
 #: A last step that changes no entry of theta by more than this part of it leaves nothing to gain.
 _TINY = 1e-10
+#: A search that is to be short takes its last step where the decrement is so small and has fallen by this factor, so that
+#: the next one would be nothing, ...
+_SOON, _FAST = 1e-5, 0.01
+#: ... and is done if that step brings this part of what the model promises.
+_KEPT = 0.5
+_FOUND = "no step can lower the objective"
 #: A variance whose theta is below this many floors may vanish.
 _NEAR_FLOOR = 10.0
 
@@ -83,7 +83,9 @@ class _Point:
 Evaluate = Callable[[Array], "tuple[float, Callable[[], Derivatives] | None]"]
 
 
-def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, floor: Array, *, tolerance: float, maxeval: int) -> Minimum:
+def newton(
+    evaluate: Evaluate, covariance: RelativeCovariance, start: Array, floor: Array, *, tolerance: float, maxeval: int, short: bool = False
+) -> Minimum:
     """Minimize from `start`.
 
     Parameters
@@ -97,6 +99,9 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
     tolerance : float
         Stop when a step could lower the objective by no more than this part of it (or 1e-9).
     maxeval : int
+    short : bool
+        Evaluations are dear: none is spent on digits of theta that the objective's rounding hides, nor on derivatives at a
+        point that the last step reaches by all evidence.
 
     Raises
     ------
@@ -107,11 +112,17 @@ def newton(evaluate: Evaluate, covariance: RelativeCovariance, start: Array, flo
     point = search.at(np.maximum(start, floor))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    model, damping, stalled = search.model(point), 0.0, 0
+    model, damping, stalled, before = quadratic_model(point.derivatives, search.blocks), 0.0, 0, 0.0
     while True:
         model, step, decrement, certain = search.undamped(point, model)
-        if certain <= max(_TOLERANCE, tolerance * abs(point.objective)) or stalled >= _STALLED:
-            return search.last_step(*search.refined(point, step, certain))
+        enough = max(_TOLERANCE, tolerance * abs(point.objective))
+        if certain <= enough or stalled >= _STALLED:
+            return search.last_step(*((point, step, certain) if short else search.refined(point, step, certain)))
+        if short and certain <= min(_SOON, _FAST * before) and certain**2 <= enough * before:
+            last = search.last_step(point, step, certain)
+            if last.objective <= point.objective - _KEPT * certain + _noise(point.objective):
+                return replace(last, converged=True, reason=_FOUND)
+        before = certain
         found = search.better(point, model, damping, (step, decrement))
         if found is None:
             return search.ended(point, certain, converged=False, reason=search.reason)
@@ -144,13 +155,17 @@ class _Search:
         """One more point with derivatives, unless the step is tiny: it gives digits of theta that the objective's rounding hides."""
         if decrement > _CERTAIN or not (np.abs(theta - point.theta) > _TINY * np.abs(point.theta)).any():
             return point, theta, decrement
-        theta = polished(self.model(point), self.blocks, point.theta, self.floor) if self._inside(theta) else theta
+        theta = (
+            polished(quadratic_model(point.derivatives, self.blocks), self.blocks, point.theta, self.floor)
+            if self._inside(theta)
+            else theta
+        )
         new = self.at(np.maximum(theta, self.floor), point.objective + 10.0 * _noise(point.objective))
         if new is None:
             return point, theta, decrement
         if self._inside(new.theta):
-            return new, polished(self.model(new), self.blocks, new.theta, self.floor), decrement
-        return new, self.propose(new, self.model(new), 0.0)[0], decrement
+            return new, polished(quadratic_model(new.derivatives, self.blocks), self.blocks, new.theta, self.floor), decrement
+        return new, self.propose(new, quadratic_model(new.derivatives, self.blocks), 0.0)[0], decrement
 
     def _inside(self, theta: Array) -> bool:
         """No variance is near zero."""
@@ -167,7 +182,7 @@ class _Search:
             value, last = self._without_derivatives(theta), theta
         better = value <= bound
         certain = decrement <= _CERTAIN + 10.0 * _noise(point.objective)
-        reason = "no step can lower the objective" if certain else "steps lower the objective no more"
+        reason = _FOUND if certain else "steps lower the objective no more"
         end = _Point(last, value, point.derivatives) if better else point
         return self.ended(end, decrement, converged=certain, reason=reason)
 
@@ -187,7 +202,7 @@ class _Search:
 
     def propose(self, point: _Point, model: Model, damping: float) -> tuple[Array, float]:
         """Theta of the model's minimum, and how much lower the model is there."""
-        damped = Model(model.g, model.H + damping * self.metric(point), model.A) if damping else model
+        damped = Model(model.g, model.H + damping * metric(point.derivatives, self.blocks), model.A) if damping else model
         return minimize_model(damped, self.blocks, point.theta, self.floor)
 
     def undamped(self, point: _Point, model: Model) -> tuple[Model, Array, float, float]:
@@ -195,7 +210,7 @@ class _Search:
         step, decrement = self.propose(point, model, 0.0)
         if not model.corrected:
             return model, step, decrement, decrement
-        plain = self.model(point)
+        plain = quadratic_model(point.derivatives, self.blocks)
         other, certain = self.propose(point, plain, 0.0)
         if decrement > _TRUSTED * certain:
             return model, step, decrement, max(decrement, certain)
@@ -213,63 +228,17 @@ class _Search:
             damping = max(_DAMPING, damping * _MORE)
         return None
 
-    def model(self, point: _Point) -> Model:
-        """The quadratic model, without a correction."""
-        g = self.blocks.slope(point.derivatives)
-        return Model(g, self.information(point), np.zeros((len(g), len(g))))
-
-    def information(self, point: _Point) -> Array:
-        """The average information, scaled; as the expected one would be in directions in which it is far from it.
-
-        In a balanced one-factor design the average information of a term is tr(dSigma K dSigma Q) / l, the expected one
-        tr(dSigma K dSigma K) / l, whose steps end at the optimum from anywhere. With Q y = mu K y the change of variables
-        dSigma -> R dSigma R', R = sum of mu^-1/4 y y'K, turns the one into the other.
-        """
-        H = point.derivatives.information * np.outer(self.blocks.scale, self.blocks.scale)
-        C = self.blocks.congruence([self._towards_expected(point, term) for term in range(len(self.covariance.terms))])
-        H = C.T @ H @ C
-        return np.asarray(H + 1e-12 * max(float(np.diag(H).max()), 1e-300) * np.eye(len(H)))
-
-    def metric(self, point: _Point) -> Array:
-        """The expected information of each term as if the design were balanced: what makes a step long, whatever the columns."""
-        K = []
-        for term, s in zip(self.covariance.terms, self.blocks.units, strict=True):
-            at = (term.columns, term.columns)
-            K.append(np.outer(s, s) * point.derivatives.K[term.group][at] / np.sqrt(point.derivatives.levels[term.group]))
-        return self.blocks.metric(K)
-
-    def _towards_expected(self, point: _Point, index: int) -> Array:
-        term = self.covariance.terms[index]
-        at, s = (term.columns, term.columns), self.blocks.units[index]
-        K, Q = (np.outer(s, s) * (M[term.group][at] + M[term.group][at].T) / 2 for M in (point.derivatives.K, point.derivatives.Q))
-        try:
-            mu, Y = scipy.linalg.eigh(Q, K)
-        except np.linalg.LinAlgError:  # no data, or beyond double precision
-            return np.eye(term.size)
-        factor = np.where((mu > 1.0 / _NEAR) & (mu < _NEAR), 1.0, np.clip(mu, 1.0 / _FAR, _FAR) ** -0.25)
-        return np.asarray((Y * factor) @ Y.T @ K)
-
     def corrected(self, old: _Point, new: _Point, decrement: float) -> Model:
         """The model with BFGS updates: it agrees with the last change of the slope in Sigma, near the end in T with some before."""
-        scale, model, before = self.blocks.row_scale, self.model(new), self.blocks.slope(old.derivatives)
+        scale, model, before = self.blocks.row_scale, quadratic_model(new.derivatives, self.blocks), self.blocks.slope(old.derivatives)
         if decrement > _CLOSE:
             self.changes.clear()
             moved = self.blocks.entries(new.theta) - self.blocks.entries(old.theta)
             if moved @ (model.g - before) > 0.0:
-                return Model(model.g, _updated(model.H, [(moved, model.g - before)]), model.A)
+                return Model(model.g, updated(model.H, [(moved, model.g - before)]), model.A)
         self.changes.append(((new.theta - old.theta) / scale, (new.derivatives.gradient - old.derivatives.gradient) * scale))
         plain = curvature_in_T(model, self.blocks, new.theta)
-        return Model(model.g, model.H, _updated(plain, self.changes[-_MEMORY:]) - plain)
-
-
-def _updated(H: Array, changes: list[tuple[Array, Array]]) -> Array:
-    """BFGS updates, but for changes that disagree too much to be of the same kind."""
-    for moved, change in changes:
-        Hs = H @ moved
-        curvature, expected = float(change @ moved), float(moved @ Hs)
-        if expected / _BENT < curvature < _BENT * expected:
-            H = H - np.outer(Hs, Hs) / expected + np.outer(change, change) / curvature
-    return H
+        return Model(model.g, model.H, updated(plain, self.changes[-_MEMORY:]) - plain)
 
 
 def _noise(objective: float) -> float:

@@ -1,47 +1,22 @@
-"""The search for theta: Newton's steps, or a method of nlopt; the only file that knows nlopt."""
+"""The search for theta: Newton's steps, or a method of nlopt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from dataclasses import dataclass, replace
 
-import nlopt
 import numpy as np
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
-from bigmm.solver.cholmod import NotPositiveDefiniteError
+from bigmm.solver import nlopt_search
 from bigmm.solver.covariance import RelativeCovariance
-from bigmm.solver.derivatives import Derivatives
+from bigmm.solver.evaluations import SAME, Evaluate, Evaluations
 from bigmm.solver.newton import Minimum, newton
+from bigmm.solver.nlopt_search import METHODS
 
-_METHODS = {
-    "bobyqa": nlopt.LN_BOBYQA,
-    "cobyla": nlopt.LN_COBYLA,
-    "lbfgs": nlopt.LD_LBFGS,
-    "mma": nlopt.LD_MMA,
-    "neldermead": nlopt.LN_NELDERMEAD,
-    "sbplx": nlopt.LN_SBPLX,
-    "slsqp": nlopt.LD_SLSQP,
-}
-#: Those that use the gradient, which needs a nonsingular Lambda.
-_WITH_GRADIENT = ("lbfgs", "mma", "slsqp")
-_REASONS = {
-    nlopt.SUCCESS: "success",
-    nlopt.STOPVAL_REACHED: "stop value reached",
-    nlopt.FTOL_REACHED: "ftol reached",
-    nlopt.XTOL_REACHED: "xtol reached",
-    nlopt.MAXEVAL_REACHED: "maxeval reached",
-    nlopt.MAXTIME_REACHED: "maxtime reached",
-}
-#: A diagonal entry of theta below this many floors is tried at 0 ...
+#: A diagonal entry of theta below this many floors is tried at 0, and stays there when that costs nothing.
 _SNAP_FLOORS = 30.0
-#: ... and stays there when the objective rises by no more than this, the rounding of large objectives.
-_SNAP_RISE = 1e-8
-#: Step and slope of the one-sided check at a bound, and how often the search may start again from there.
-_EDGE_STEP = 1e-3
-_RESTARTS = 3
 #: Evaluations for each entry of theta that Newton's steps get before BOBYQA goes on, and that BOBYQA gets then.
 _STEPS, _RESCUE = 40, 60
 
@@ -70,8 +45,8 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Refuse what nlopt would not understand."""
-        if self.method not in ("newton", *_METHODS):
-            raise ModelError(f"unknown optimizer {self.method!r}: expected one of newton, {', '.join(_METHODS)}")
+        if self.method not in ("newton", *METHODS):
+            raise ModelError(f"unknown optimizer {self.method!r}: expected one of newton, {', '.join(METHODS)}")
         if not (self.ftol_rel >= 0 and self.xtol_abs >= 0 and self.maxeval >= 1):
             raise ModelError("optimizer tolerances must be >= 0 and maxeval >= 1")
 
@@ -118,55 +93,6 @@ class Optimization:
         return len(self.trace)
 
 
-#: Theta to the objective, and what gives its derivatives there.
-Evaluate: TypeAlias = Callable[[Array], "tuple[float, Callable[[], Derivatives]]"]
-
-
-@dataclass(slots=True)
-class _Recorder:
-    """The objective as a search calls it: every call is kept, failures become the first value.
-
-    (Infinity would ruin the quadratic model that BOBYQA keeps.)
-    """
-
-    function: Evaluate
-    on_evaluation: Callable[[int, Array, float], None] | None
-    trace: list[tuple[Array, float]] = field(default_factory=list)
-    failure: BaseException | None = None
-
-    def evaluate(self, theta: Array) -> tuple[float, Callable[[], Derivatives] | None]:
-        """Objective and derivatives; NaN and None where there are none."""
-        derive: Callable[[], Derivatives] | None = None
-        try:
-            value, derive = self.function(theta)
-        except NotPositiveDefiniteError:
-            value = float("nan")
-        self.trace.append((theta.copy(), value))
-        if self.on_evaluation is not None:
-            self.on_evaluation(len(self.trace), self.trace[-1][0], value)
-        return value, derive
-
-    def __call__(self, theta: Array) -> float:
-        value, _ = self.evaluate(theta)
-        return value if np.isfinite(value) else self.trace[0][1]
-
-    def inside_nlopt(self, theta: Array, gradient: Array) -> float:
-        """The same for nlopt, which swallows what is raised inside it."""
-        try:
-            if not gradient.size:
-                return self(theta)
-            value, derive = self.evaluate(theta)
-            gradient[:] = derive().gradient if derive is not None else 0.0
-            return value if derive is not None else self.trace[0][1]
-        except BaseException as error:
-            self.failure = self.failure or error  # L-BFGS may call again, and that fails because of the first
-            raise nlopt.ForcedStop from error
-
-    @property
-    def best(self) -> tuple[Array, float]:
-        return min((pair for pair in self.trace if np.isfinite(pair[1])), key=lambda pair: pair[1])
-
-
 def minimize(
     function: Evaluate,
     covariance: RelativeCovariance,
@@ -174,6 +100,8 @@ def minimize(
     floor: Array,
     settings: Optimizer,
     on_evaluation: Callable[[int, Array, float], None] | None = None,
+    *,
+    short: bool = False,
 ) -> Optimization:
     """Minimize the objective over theta.
 
@@ -187,88 +115,45 @@ def minimize(
     settings : Optimizer
     on_evaluation : callable, optional
         Called with (number, theta, objective) after every evaluation.
+    short : bool
+        Evaluations are dear: Newton's method ends as soon as the objective has all its digits.
 
     Raises
     ------
     ModelError
         When the objective does not exist at the start.
     """
-    recorder = _Recorder(function, on_evaluation)
+    seen = Evaluations(function, on_evaluation)
     if settings.method == "newton":
-        found = _newton(recorder, covariance, start, floor, settings)
+        found = _newton(seen, covariance, start, floor, settings, short)
     else:
-        reason, converged = _nlopt(recorder, covariance.lower, start, floor, settings)
-        found = Minimum(*recorder.best, None, None, converged, reason)
-    theta, objective = _snap(recorder, found, covariance.lower, floor)
+        reason, converged = nlopt_search.search(seen, covariance.lower, start, floor, settings)
+        found = Minimum(*seen.best, None, None, converged, reason)
+    theta, objective = _snap(seen, found, covariance.lower, floor)
     certificate = (found.reason, found.converged, found.gradient, found.decrement)
-    return Optimization(settings, start.copy(), theta, objective, tuple(recorder.trace), *certificate)
+    return Optimization(settings, start.copy(), theta, objective, tuple(seen.trace), *certificate)
 
 
-def _newton(recorder: _Recorder, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer) -> Minimum:
+def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer, short: bool) -> Minimum:
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall."""
     steps = min(settings.maxeval, _STEPS * (len(start) + 1))
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # a step without end is not taken
-            found = newton(recorder.evaluate, covariance, start, floor, tolerance=settings.ftol_rel / 10.0, maxeval=steps)
+            tolerance = settings.ftol_rel / 10.0
+            found = newton(seen.evaluate, covariance, start, floor, tolerance=tolerance, maxeval=steps, short=short)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
-        found = Minimum(*recorder.best, np.inf, np.inf, False, f"Newton's steps failed ({error})")
+        found = Minimum(*seen.best, np.inf, np.inf, False, f"Newton's steps failed ({error})")
     if found.converged:
         return found
-    if len(recorder.trace) >= settings.maxeval:
-        return replace(found, theta=recorder.best[0], objective=recorder.best[1])
-    before = found.reason if len(recorder.trace) < steps else f"no end after {steps} evaluations"
-    limit = min(settings.maxeval, len(recorder.trace) + _RESCUE * (len(start) + 1))
-    reason, converged = _nlopt(recorder, covariance.lower, recorder.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
-    return Minimum(*recorder.best, None, None, converged, f"{before}, then BOBYQA: {reason}")
+    if len(seen.trace) >= settings.maxeval:
+        return replace(found, theta=seen.best[0], objective=seen.best[1])
+    before = found.reason if len(seen.trace) < steps else f"no end after {steps} evaluations"
+    limit = min(settings.maxeval, len(seen.trace) + _RESCUE * (len(start) + 1))
+    reason, converged = nlopt_search.search(seen, covariance.lower, seen.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
+    return Minimum(*seen.best, None, None, converged, f"{before}, then BOBYQA: {reason}")
 
 
-def _nlopt(recorder: _Recorder, lower: Array, start: Array, floor: Array, settings: Optimizer) -> tuple[str, bool]:
-    if not np.isfinite(recorder(start)):
-        raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    if settings.method in _WITH_GRADIENT:
-        return _search(recorder, np.maximum(start, floor), floor, settings)
-    reason, converged = _search(recorder, start, lower, settings)
-    for _ in range(_RESTARTS):
-        inside = _off_the_edge(recorder, lower)
-        if inside is None or not converged:
-            break
-        reason, converged = _search(recorder, inside, lower, settings)
-    return reason, converged
-
-
-def _search(recorder: _Recorder, start: Array, lower: Array, settings: Optimizer) -> tuple[str, bool]:
-    optimizer = nlopt.opt(_METHODS[settings.method], len(start))
-    optimizer.set_min_objective(recorder.inside_nlopt)
-    optimizer.set_lower_bounds(lower)
-    optimizer.set_ftol_rel(settings.ftol_rel)
-    optimizer.set_xtol_abs(settings.xtol_abs)
-    optimizer.set_maxeval(max(settings.maxeval - len(recorder.trace), 1))
-    try:
-        optimizer.optimize(start)
-    except (nlopt.ForcedStop, nlopt.RoundoffLimited, nlopt.runtime_error, SystemError) as error:
-        if recorder.failure is not None:  # what stops BOBYQA after its last step is a SystemError, L-BFGS in a line search a failure
-            raise recorder.failure from None
-        if isinstance(error, nlopt.RoundoffLimited):
-            return "stopped by rounding", True
-        if isinstance(error, nlopt.runtime_error):
-            return "nlopt found no better point", False
-        raise
-    code = optimizer.last_optimize_result()
-    return _REASONS.get(code, f"nlopt code {code}"), code in (nlopt.SUCCESS, nlopt.FTOL_REACHED, nlopt.XTOL_REACHED)
-
-
-def _off_the_edge(recorder: _Recorder, lower: Array) -> Array | None:
-    """A point inside that is better than the best one when that lies on a bound; None when there is none."""
-    theta, objective = recorder.best
-    for i in np.flatnonzero(theta == lower):
-        inside = theta.copy()
-        inside[i] += _EDGE_STEP
-        if recorder(inside) < objective - _SNAP_RISE:
-            return inside
-    return None
-
-
-def _snap(recorder: _Recorder, found: Minimum, lower: Array, floor: Array) -> tuple[Array, float]:
+def _snap(seen: Evaluations, found: Minimum, lower: Array, floor: Array) -> tuple[Array, float]:
     """Where the search ended, with diagonal entries near 0 put at 0, all or one by one, where that costs nothing.
 
     (Not the lowest of all objectives: among those that differ by rounding it is the luckiest.)
@@ -278,8 +163,8 @@ def _snap(recorder: _Recorder, found: Minimum, lower: Array, floor: Array) -> tu
     for together in ([small] if len(small) > 1 else []) + [small[i : i + 1] for i in range(len(small))]:
         candidate = theta.copy()
         candidate[together] = 0.0
-        value = recorder(candidate)
-        if value <= objective + _SNAP_RISE:
+        value = seen(candidate)
+        if value <= objective + SAME:
             theta, objective = candidate, value
             if len(together) == len(small):
                 break

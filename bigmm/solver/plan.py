@@ -63,6 +63,8 @@ class Plan:
         Bytes that the model's crossproducts take already.
     available : float
         Bytes that were left when the plan was made.
+    leaves : str
+        Where the leaves live, and why.
     """
 
     chosen: Alternative
@@ -70,6 +72,7 @@ class Plan:
     leading: str
     crossproducts: int
     available: float
+    leaves: str = "local, the crossproducts are in this process"
 
     @property
     def fits(self) -> bool:
@@ -85,8 +88,9 @@ class Plan:
         """
         if not self.fits:
             raise ModelError(
-                f"the fit needs {_bytes(self.chosen.nbytes)} beside the crossproducts ({self.chosen.name}, the least of all plans), and "
-                f"{_bytes(self.available)} are available: use a machine with more memory, merge or drop levels of the grouping factors, "
+                f"the fit needs {format_bytes(self.chosen.nbytes)} beside the crossproducts ({self.chosen.name}, the least of all plans), "
+                f"and {format_bytes(self.available)} are available: use a machine with more memory, "
+                "merge or drop levels of the grouping factors, "
                 f"or set {VARIABLE} (such as 64GiB) if this is wrong"
             )
 
@@ -103,21 +107,23 @@ class Plan:
         before = sum(widths[:5]) + 2 * 5
         title = " " * before + "objective".center(sum(widths[5:7]) + 2) + "  " + "with gradient"
         notes = [f"{other.name}: {other.reason}" for other in (self.chosen, *self.rejected)]
-        memory = f"leaves: {self.leading}; crossproducts {_bytes(self.crossproducts)}; available memory {_bytes(self.available)}"
-        return "\n".join([title.rstrip(), *lines, "", f"chosen: {notes[0]}", *(f"rejected: {note}" for note in notes[1:]), memory])
+        sizes = f"crossproducts {format_bytes(self.crossproducts)}; available memory {format_bytes(self.available)}"
+        tail = [f"rejected: {note}" for note in notes[1:]] + [f"leaves: {self.leading}; {sizes}", f"leaves live: {self.leaves}"]
+        return "\n".join([title.rstrip(), *lines, "", f"chosen: {notes[0]}", *tail])
 
 
 def _row(plan: Alternative) -> tuple[str, ...]:
     figures = [_flops(plan.flops), _seconds(plan.seconds), _flops(plan.gradient_flops), _seconds(plan.gradient_seconds)]
     entries = "-" if plan.nnz_L is None else f"{plan.nnz_L:,}"
-    return (plan.name, plan.order, f"{plan.root:,}", entries, _bytes(plan.nbytes), *figures)
+    return (plan.name, plan.order, f"{plan.root:,}", entries, format_bytes(plan.nbytes), *figures)
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
     return [text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths, strict=True))]
 
 
-def _bytes(number: float | None) -> str:
+def format_bytes(number: float | None) -> str:
+    """A number of bytes for people."""
     if number is None or not np.isfinite(number):
         return "-" if number is None else "unlimited"
     unit, size = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if number >= s or s == 1.0)

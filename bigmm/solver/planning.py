@@ -3,7 +3,7 @@
 Three plans: eliminate the levels of the leading factor and hold the rest, the root, as a dense or as a sparse matrix; or
 let CHOLMOD order the whole matrix, so that it may eliminate levels of different factors in turns. A plan is priced by
 what an evaluation with gradient takes, from exact counts; ordering a large graph takes time itself, and is done where
-less than one evaluation pays for it, or nothing else fits into memory.
+no more than a short search pays for it, or nothing else fits into memory.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from bigmm.solver import placement
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import Ordering, SparseFactor
 from bigmm.solver.costs import Cost, cost_of_dense, cost_of_layout, cost_of_sparse
+from bigmm.solver.dense_root import DenseRoot
 from bigmm.solver.layout import Layout, lay_out
 from bigmm.solver.memory import available_memory
 from bigmm.solver.pattern import Pattern, closed_counts, closed_pattern, own_pattern
 from bigmm.solver.plan import Alternative, Name, Plan
-from bigmm.solver.roots import Arrangement, DenseRoot, SparseRoot
+from bigmm.solver.roots import Arrangement
+from bigmm.solver.sparse_root import SparseRoot
 from bigmm.solver.symbolic import column_counts
 from bigmm.solver.threads import loop_threads, looping
 
+#: Evaluations of a short search.
+_SEARCH = 4
 #: A root below this order is dense: it costs less than looking for anything better.
 _SMALL = 100
 #: A sparse root whose triangle is filled beyond this part ends as a dense one by fill-in.
@@ -154,8 +158,8 @@ class _Planner:
         seconds = entries * _ORDERING * (2 if entries < _BOTH else 1)
         reason = ""
         if best.nbytes <= self.available:
-            if seconds > best.seconds:
-                reason = f"not analysed, to order {entries:,} entries takes longer ({seconds:.1g} s) than an evaluation"
+            if seconds > _SEARCH * best.seconds:
+                reason = f"not analysed, to order {entries:,} entries takes longer ({seconds:.1g} s) than {_SEARCH} evaluations"
             elif not self._gains(pattern, layout, 0.9 * (best.plan.flops or 0.0)):
                 reason = "not analysed, no gain from a first try: levels in few rows before, those in many rows after all others"
         elif entries * _ORDERING_BYTES > self.available:

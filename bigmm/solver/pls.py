@@ -19,17 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bigmm.columns import Array
+from bigmm.solver.between import gram_of_levels, taken
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import NotPositiveDefiniteError, Ordering
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.layout import Index, Layout, replace_borders
 from bigmm.solver.leaf_sums import LeafSums
+from bigmm.solver.leaf_variances import BATCH, leaf_variances, squares
 from bigmm.solver.leaves import EliminatedLeaves
 from bigmm.solver.roots import Arrangement, arrange
 from bigmm.solver.threads import loop_threads, looping
-
-#: Right-hand sides that are solved for at once; bounds the memory of conditional variances.
-_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,14 +84,6 @@ class Reduced:
     leaves: Array | None
     root: Array
 
-    def gram(self) -> Array:
-        """(Lambda'Z'C)'(Lambda'Z'Z Lambda + I)^-1 (Lambda'Z'C), shape (columns, columns)."""
-        inner = self.root.T @ self.root
-        if self.leaves is not None:
-            flat = self.leaves.reshape(-1, inner.shape[0])
-            inner = inner + flat.T @ flat
-        return inner
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solution:
@@ -142,12 +133,18 @@ class PenalizedLeastSquares:
         found = self.layout.leaves
         self.eliminated = None if found is None else EliminatedLeaves(found)
         self._leaf_W = None if found is None else np.empty_like(found.ZtXy)
+        self._within = self._within_levels()
 
     def with_response(self, blocks: ModelBlocks) -> PenalizedLeastSquares:
         """The same factorization for another y: layout, symbolic analysis and work arrays are shared, so that one is used at a time."""
         other = copy.copy(self)
         other.blocks, other.layout, other.W = blocks, replace_borders(self.layout, blocks), None
+        other._within = other._within_levels()
         return other
+
+    def _within_levels(self) -> Array:
+        """W'W less what does not depend on theta; see `bigmm.solver.between`."""
+        return self.blocks.XytXy if self.layout.leaves is None else self.blocks.XytXy - gram_of_levels(self.layout.leaves)
 
     def looping(self) -> AbstractContextManager[None]:
         """A context in which compiled loops have as many threads as their work is worth."""
@@ -176,7 +173,10 @@ class PenalizedLeastSquares:
             self.factor.factorize()
             logdet += self.factor.logdet()
         self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy, self._leaf_W)
-        return Evaluation(values.copy(), logdet, upper_factor(self.blocks.XytXy - self.W.gram()))
+        left = self._within
+        if leaves is not None and self.W.leaves is not None:
+            left = left - taken(leaves, self.leading_template, self.W.leaves)
+        return Evaluation(values.copy(), logdet, upper_factor(left - self.W.root.T @ self.W.root))
 
     @property
     def leading_template(self) -> Array:
@@ -249,43 +249,28 @@ class PenalizedLeastSquares:
         root = self.layout.root
         for g, k, start, stop in zip(root.groups, root.sizes, root.offsets, root.offsets[1:], strict=False):
             out[g] = self._root_variances(k, start, stop)
-        if self.eliminated is not None and self.layout.leading is not None:
-            W = np.einsum("jba,jbc->jac", self.eliminated.V, self.eliminated.V)
-            out[self.layout.leading] = W + self._leaf_variances(self.eliminated) if root.r else W
+        if self.layout.leading is not None:
+            out[self.layout.leading] = self._leaf_variances()
         return tuple(out)
 
     def _root_variances(self, k: int, start: int, stop: int) -> Array:
         """Columns of L^-1 P Lambda' give the diagonal blocks of Lambda S^-1 Lambda'."""
         blocks = []
-        step = max(_BATCH // k, 1) * k
+        step = max(BATCH // k, 1) * k
         for first in range(start, stop, step):
             last = min(first + step, stop)
             right = np.zeros((self.layout.root.r, last - first))
             right[np.arange(first, last), np.arange(last - first)] = 1.0
-            blocks.append(self._squares(self.scale(right, transposed=True), k))
+            blocks.append(squares(self._solve_L(self.scale(right, transposed=True)), k))
         return np.concatenate(blocks)
 
-    def _leaf_variances(self, eliminated: EliminatedLeaves) -> Array:
-        """V_j' B_j S^-1 B_j' V_j, from the columns of L^-1 P B_j'."""
-        leaves, all_V, B = eliminated.leaves, eliminated.V, eliminated.B
-        k, blocks = all_V.shape[1], []
-        step = max(_BATCH // k, 1)
-        for first in range(0, len(all_V), step):
-            last = min(first + step, len(all_V))
-            right = np.zeros((self.layout.root.r, (last - first) * k))
-            entries = slice(leaves.indptr[first], leaves.indptr[last])
-            leaf = np.repeat(np.arange(last - first), np.diff(leaves.indptr[first : last + 1]))
-            for a in range(k):
-                right[leaves.indices[entries], leaf * k + a] = B[entries, a]
-            V = all_V[first:last]
-            blocks.append(np.einsum("jba,jbc,jcd->jad", V, self._squares(right, k), V))
-        return np.concatenate(blocks)
+    def _leaf_variances(self) -> Array:
+        assert self.eliminated is not None
+        return leaf_variances(self.eliminated, self.layout.root.r, self._solve_L)
 
-    def _squares(self, right: Array, k: int) -> Array:
-        """Diagonal k x k blocks of right' S^-1 right."""
+    def _solve_L(self, right: Array) -> Array:
         assert self.factor is not None
-        columns = self.factor.solve_L(right).reshape(len(right), -1, k)
-        return np.asarray(np.einsum("rja,rjb->jab", columns, columns))
+        return self.factor.solve_L(right)
 
 
 def upper_factor(matrix: Array) -> Array:

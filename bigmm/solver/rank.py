@@ -15,7 +15,8 @@ _TOLERANCE = 1e-11
 def independent_columns(XtX: Array) -> tuple[npt.NDArray[np.bool_], Array]:
     """Which columns to keep, from the left, as R's qr() does, and what is left of each beside the kept ones before it.
 
-    A Cholesky factorization of X'X, scaled to a unit diagonal, that passes over the columns whose pivot vanishes.
+    A Cholesky factorization of X'X that passes over the columns whose pivot vanishes. Columns are scaled by powers of two,
+    which round nothing, to lengths between 1/2 and 1.
 
     Returns
     -------
@@ -27,7 +28,7 @@ def independent_columns(XtX: Array) -> tuple[npt.NDArray[np.bool_], Array]:
     pivots = np.zeros(p)
     lengths = np.sqrt(np.diag(XtX))
     keep = lengths > 0.0
-    scale = np.where(keep, lengths, 1.0)
+    scale = np.exp2(np.frexp(np.where(keep, lengths, 1.0))[1])
     A = XtX / np.outer(scale, scale)
     R = np.zeros((p, p))
     for j in range(p):
@@ -35,8 +36,9 @@ def independent_columns(XtX: Array) -> tuple[npt.NDArray[np.bool_], Array]:
         r = np.zeros(j)
         for i in np.flatnonzero(keep[:j]):
             r[i] = (column[i] - R[:i, i] @ r[:i]) / R[i, i]
-        left = pivots[j] = A[j, j] - r @ r
-        keep[j] = keep[j] and left > _TOLERANCE
+        left = A[j, j] - r @ r
+        pivots[j] = left / A[j, j] if keep[j] else 0.0
+        keep[j] = pivots[j] > _TOLERANCE
         if keep[j]:
             R[:j, j], R[j, j] = r, np.sqrt(left)
     return keep, pivots

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bigmm.addition import shift_matrix
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts, GroupProducts
 from bigmm.errors import LabelError, ModelError
@@ -17,49 +16,8 @@ from bigmm.formula.coding import Coding, ContrastChoice, check_contrasts, code_t
 from bigmm.formula.terms import Formula, RandomEffectsTerm
 from bigmm.solver.blocks import GroupBlocks, ModelBlocks, PairBlocks
 from bigmm.solver.covariance import RelativeCovariance, TermCovariance, lme4_order
-from bigmm.solver.identification import check_columns, check_identified, check_residual
-from bigmm.solver.rank import independent_columns
-
-#: A shift is in the column space when what is left of it is this small.
-_IN_SPAN = 1e-7
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FixedPart:
-    """The fixed-effects columns of a model and the basis that it is solved in.
-
-    X (as the user knows it) = X_basis M. The basis has the shifted numeric columns where the shift lies in the column
-    space of the indicators; it is better conditioned, and M is unit triangular, so that log|R_X| is the same.
-
-    Attributes
-    ----------
-    names : tuple of str, length p
-    dropped : tuple of str
-        Dependent columns that were left out.
-    coding : Coding
-        X = X_raw C, of the kept columns.
-    basis : (P + R, p + 1)
-        [X_basis y_basis] = [X_raw y1 y2 ...](shifted) G; y is one of the R responses.
-    M : (p, p)
-    beta_shift : (p,)
-        What the shift of y adds to beta.
-    """
-
-    names: tuple[str, ...]
-    dropped: tuple[str, ...]
-    coding: Coding
-    basis: Array
-    M: Array
-    beta_shift: Array
-
-    def beta(self, beta_basis: Array) -> Array:
-        """Coefficients of X from those of the basis."""
-        return np.linalg.solve(self.M, beta_basis) + self.beta_shift
-
-    def vcov(self, vcov_basis: Array) -> Array:
-        """Covariance matrix of the coefficients of X."""
-        half = np.linalg.solve(self.M, vcov_basis)
-        return np.linalg.solve(self.M, half.T)
+from bigmm.solver.fixed import FixedPart, fixed_part, shifted_basis
+from bigmm.solver.identification import check_identified, check_residual
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +48,7 @@ def select(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Contrast
     _check_collected(cp, formula)
     contrasts = {} if contrasts is None else contrasts
     check_contrasts(contrasts, cp.design.formula.fixed, cp.design.kinds)
-    fixed = _fixed_part(cp, formula, contrasts, response)
+    fixed = fixed_part(cp, formula, contrasts, response)
     found = [_find_group(cp, term.group) for term in formula.random]
     groups = tuple(dict.fromkeys(found))
     terms = [(groups.index(group), term) for group, term in zip(found, formula.random, strict=True)]
@@ -104,7 +62,7 @@ def select(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Contrast
 def select_response(selected: SelectedModel, cp: CrossProducts, formula: Formula) -> SelectedModel:
     """The same model for another of the responses: only what holds y is new."""
     coding = selected.fixed.coding
-    basis, M, beta_shift = _basis(cp, coding.matrix, _response_place(cp, formula))
+    basis, M, beta_shift = shifted_basis(cp, coding.matrix, _response_place(cp, formula))
     fixed = replace(selected.fixed, basis=basis, M=M, beta_shift=beta_shift)
     groups = tuple(
         replace(own, ZtXy=_code(coding.matrix, group.ZtXy, fixed.basis))
@@ -153,65 +111,6 @@ def _find_group(cp: CrossProducts, names: tuple[str, ...]) -> GroupProducts:
             return group
     known = ", ".join(repr(group.name) for group in cp.groups)
     raise LabelError(f"the crossproducts have no grouping factor {':'.join(names)!r}, only {known}: reduce the data with it")
-
-
-def _fixed_part(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, ContrastChoice] | None, response: int) -> FixedPart:
-    coding = code_terms(formula.fixed, cp.columns, cp.design.kinds, cp.design.categories, contrasts)
-    G, _, _ = _basis(cp, coding.matrix, response)
-    XtX = G[:, :-1].T @ cp.XytXy @ G[:, :-1]
-    keep, left = independent_columns((XtX + XtX.T) / 2)
-    check_columns(coding.names, keep, left)
-    dropped = tuple(name for name, kept in zip(coding.names, keep, strict=True) if not kept)
-    names = tuple(name for name, kept in zip(coding.names, keep, strict=True) if kept)
-    kept = Coding(names, coding.matrix[:, keep])
-    return FixedPart(names, dropped, kept, *_basis(cp, kept.matrix, response))
-
-
-def _basis(cp: CrossProducts, C: Array, response: int) -> tuple[Array, Array, Array]:
-    """(G, M, beta_shift): shifted columns where the indicators can undo the shift, unshifted ones elsewhere."""
-    P, p = C.shape
-    V = shift_matrix(cp.columns, cp.design)
-    unshifted = V[:P, :P] @ C
-    numeric = np.array([bool(column.numeric) for column in cp.columns], dtype=bool)
-    plain = np.flatnonzero(~(C[numeric] != 0).any(axis=0))
-    counts = np.where(np.logical_or.outer(numeric, numeric), 0.0, cp.XytXy[:P, :P])
-    G, M = np.zeros((len(V), p + 1)), np.eye(p)
-    for j in range(p):
-        coefficients = _in_span(C[:, plain], unshifted[:, j] - C[:, j], counts)
-        if coefficients is None:
-            G[:P, j] = unshifted[:, j]
-        else:
-            G[:P, j] = C[:, j]
-            M[plain, j] += coefficients
-    G[P + response, p] = 1.0
-    beta_shift = np.zeros(p)
-    y_shift = _in_span(C[:, plain], V[:P, P + response], counts)
-    if y_shift is None:
-        G[:P, p] = V[:P, P + response]
-    else:
-        beta_shift[plain] = y_shift
-    return G, M, beta_shift
-
-
-def _in_span(basis: Array, vector: Array, counts: Array) -> Array | None:
-    """Coefficients of the function `vector` in the functions `basis`; None when it is not in their span.
-
-    Both are coefficients of raw columns, which depend on one another (the indicators of every category add up to one):
-    what counts is their values on the rows, so lengths are taken with `counts`, the crossproducts of the indicators.
-    """
-    size = float(vector @ counts @ vector)
-    if size == 0.0:
-        return np.zeros(basis.shape[1])
-    if basis.shape[1] == 0:
-        return None
-    largest = np.abs(vector).max()
-    coefficients = np.linalg.lstsq(basis.T @ counts @ basis, basis.T @ counts @ vector / largest, rcond=None)[0]
-    # Contrasts of 0, 1 and -1 have coefficients that are whole numbers: rounding restores them.
-    for candidate in (np.round(coefficients), coefficients):
-        rest = basis @ candidate - vector / largest
-        if np.sqrt(max(float(rest @ counts @ rest), 0.0) / size) * largest < _IN_SPAN:
-            return np.asarray(candidate * largest, dtype=np.float64)
-    return None
 
 
 def _code_random(cp: CrossProducts, group: GroupProducts, term: RandomEffectsTerm) -> Coding:

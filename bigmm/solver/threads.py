@@ -9,9 +9,8 @@ from functools import cache
 import numba
 from threadpoolctl import ThreadpoolController
 
-#: Columns of a dense matrix for each thread of LAPACK. At order 2000 two take 0.55 of the time of one on idle cores, at order
-#: 1142 0.6; but where others want these cores, too, they wait for each other, and take twice as long as one.
-_COLUMNS_A_THREAD = 1000
+#: Columns of a dense matrix for each thread of its tiles: at order 600 two take 0.8 of the time of one, at 1142 0.65, at 2284 0.6.
+_COLUMNS_A_THREAD = 300
 #: The fronts of a sparse factor are many and small: up to a widest one of 2600 rows two threads were never faster than one.
 _FRONT = 3000
 #: Below this order OpenBLAS factors and solves in one thread by itself, and telling it so would cost more than the work.
@@ -27,7 +26,7 @@ def _controller() -> ThreadpoolController:
 
 
 def dense_threads(order: int) -> int:
-    """BLAS threads for a dense matrix of one order."""
+    """Threads for the tiles of a dense matrix of one order."""
     return max(1, min(_threads(), order // _COLUMNS_A_THREAD))
 
 

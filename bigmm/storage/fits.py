@@ -12,6 +12,7 @@ import pandas as pd
 
 from bigmm.errors import StorageError
 from bigmm.formula import parse_formula
+from bigmm.formula.coding import code_terms
 from bigmm.inference.fit import GroupEffects, LinearMixedModelFit
 from bigmm.solver.covariance import RelativeCovariance, TermCovariance
 from bigmm.solver.optimize import Optimization, Optimizer
@@ -180,6 +181,9 @@ def _check(fit: LinearMixedModelFit) -> None:
     levels: dict[str, type] = {}
     if not all(kinds[name] in ("number", "category") for name in (*fit.formula.names, *fit.design.names)):
         raise ValueError(f"kinds of columns {kinds}")
+    names = code_terms(fit.formula.fixed, fit.columns, kinds, fit.design.categories, fit.contrasts).names
+    if sorted((*fit.coef_names, *fit.dropped)) != sorted(names):
+        raise ValueError(f"coefficients {fit.coef_names}, dropped {fit.dropped}, of {names}")
     for term in fit.covariance.terms:
         if not (
             0 <= term.position < len(fit.formula.random)

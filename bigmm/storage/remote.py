@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigmm.errors import BigmmError, StorageError
-from bigmm.urls import without_secrets
+from bigmm.urls import text_without_secrets, without_secrets
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -104,7 +104,7 @@ def remote(url: str, verb: str) -> Iterator[None]:
     except Exception as error:  # remote file systems raise what their libraries raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise StorageError(
-            f"cannot {verb} {without_secrets(url)!r} ({without_secrets(lines[0])[:_LONGEST_REASON].rstrip('.')}): "
+            f"cannot {verb} {without_secrets(url)!r} ({text_without_secrets(lines[0])[:_LONGEST_REASON].rstrip('.')}): "
             "check the name, the credentials of the environment, and that the store answers"
         ) from None
 

@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.stats
 
 ANOVA = Path(scipy.stats.__file__).parent / "tests" / "data" / "nist_anova"
+DATA = Path(__file__).parents[1] / "data"
 ANOVA_SETS = ("SiRstv", "AtmWtAg", *(f"SmLs{number:02}" for number in range(1, 10)))
 _HEADER_LINES = 60
 #: Digits of a double.
@@ -91,3 +92,36 @@ def wampler(number: int) -> tuple[pd.DataFrame, list[float], float]:
     size = {1: 0, 2: 0, 3: 1, 4: 100, 5: 10_000}[number]
     frame = pd.DataFrame({"x": x, "y": y + size * np.array(errors, dtype=float)})
     return frame, beta, {3: 2360.14502379268, 4: 236014.502379268, 5: 23601450.2379268}.get(number, 0.0)
+
+
+def exact_rows(name: str) -> tuple[list[Fraction], list[list[Fraction]]]:
+    """NIST's Longley or Filip as the file has them: y, and the other columns."""
+    rows = [[Fraction(Decimal(text)) for text in line.split(",")] for line in (DATA / f"{name}.csv").read_text().split()[1:]]
+    return [row[0] for row in rows], [row[1:] for row in rows]
+
+
+#: NIST's coefficients of Longley, and of Filip: a polynomial of degree 10 in x, and their residual standard deviations.
+LONGLEY = [
+    -3482258.63459582,
+    15.0618722713733,
+    -0.0358191792925910,
+    -2.02022980381683,
+    -1.03322686717359,
+    -0.0511041056535807,
+    1829.15146461355,
+]
+LONGLEY_SIGMA = 304.854073561965
+FILIP = [
+    -1467.48961422980,
+    -2772.17959193342,
+    -2316.37108160893,
+    -1127.97394098372,
+    -354.478233703349,
+    -75.1242017393757,
+    -10.8753180355343,
+    -1.06221498588947,
+    -0.0670191154593408,
+    -0.00246781078275479,
+    -0.0000402962525080404,
+]
+FILIP_SIGMA = 0.00334801051324544

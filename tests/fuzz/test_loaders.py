@@ -133,6 +133,19 @@ def test_hostile_manifests(saved: Path, kind: str, rng: random.Random, value: An
     use(folder)
 
 
+@pytest.mark.parametrize("name", ["", "z", "(Intercept)"])
+def test_a_renamed_coefficient_is_refused(saved: Path, name: str) -> None:
+    """When the fit is loaded, not when it predicts."""
+    folder = copied(saved, "fit")
+
+    def rename(record: dict[str, Any]) -> None:
+        record["fixef"][1]["name"] = name
+
+    seal(folder, "fit", rename)
+    with pytest.raises(bigmm.StorageError):
+        bigmm.load(folder)
+
+
 def test_an_edited_estimate_is_found(saved: Path) -> None:
     folder = copied(saved, "fit")
     manifest = folder / "estimates.json"

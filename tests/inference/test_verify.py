@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
+from distributed import Client, LocalCluster, get_task_stream
 
 import bigmm
 
@@ -43,6 +46,44 @@ def test_files_and_partitions(tmp_path: Path) -> None:
     expected = fit.verify(frame, client=0).from_rows
     assert fit.verify(tmp_path, client=0).from_rows == pytest.approx(expected, rel=1e-12)
     assert fit.verify(dd.from_pandas(frame, npartitions=3)).from_rows == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    options = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as started:
+        yield started
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("weights", [None, "w"])
+def test_on_workers(cluster: LocalCluster, tmp_path: Path, weights: str | None) -> None:
+    """The same bits as here, and every chunk is read by a worker."""
+    frame = rows()
+    for part in range(6):
+        frame.iloc[50 * part : 50 * part + 50].to_parquet(tmp_path / f"{part}.parquet")
+    fit = bigmm.lmer("y ~ x * h + (x | g)", tmp_path, weights=weights, client=0)
+    here = fit.verify(tmp_path, client=0)
+    with Client(cluster) as client:
+        with get_task_stream(client) as stream:
+            assert fit.verify(tmp_path, client=client) == here
+        assert len(stream.data) == 6
+        assert fit.verify(dd.from_pandas(frame, npartitions=6)).from_rows == pytest.approx(here.from_rows, rel=1e-12)
+        with pytest.raises(bigmm.DataError, match="give the same data"):
+            fit.verify(tmp_path / "0.parquet", client=client)
+    assert fit.verify(tmp_path, client=cluster) == here
+    assert here.rows == 299
+    assert abs(here.relative) < 1e-9
+
+
+@pytest.mark.cluster
+def test_an_error_of_a_worker_is_that_of_the_data(cluster: LocalCluster, tmp_path: Path) -> None:
+    frame = rows()
+    frame.to_parquet(tmp_path / "0.parquet")
+    fit = bigmm.lmer("y ~ x + (1 | g)", tmp_path, client=0)
+    frame.assign(x=np.where(np.arange(300) == 7, np.inf, frame["x"])).to_parquet(tmp_path / "0.parquet")
+    with Client(cluster) as client, pytest.raises(bigmm.DataError, match="1 infinite values of 'x'"):
+        fit.verify(tmp_path, client=client)
 
 
 def test_what_crossproducts_lose_is_seen() -> None:

@@ -90,6 +90,16 @@ def test_unknown_protocol() -> None:
         ("simplecache::http://host/x.csv?signature=secret", "simplecache::http://host/x.csv"),
         ("ftp://me:secret@host/x.csv", "ftp://host/x.csv"),
         ("abfss://container@account/x-?.csv", "abfss://container@account/x-?.csv"),
+        ("s3://key:with/slash+es@bucket/x.csv", "s3://bucket/x.csv"),
+        ("s3://key:p@ss@bucket/x.csv", "s3://bucket/x.csv"),
+        ("s3://bucket/at:noon@sea.csv", "s3://bucket/at:noon@sea.csv"),
+        ("http://host:8080/a@b.csv", "http://host:8080/a@b.csv"),
+        ("https://token@host/x.csv", "https://host/x.csv"),
+        ("HTTPS://host/x.csv?sig=secret", "HTTPS://host/x.csv"),
+        ("abfs://c@account/x.csv?sv=1&sig=secret", "abfs://c@account/x.csv"),
+        ("gs://bucket/x.csv?X-Goog-Signature=secret&a=1", "gs://bucket/x.csv"),
+        ("s3://bucket/key=a?/x-?.csv", "s3://bucket/key=a?/x-?.csv"),
+        ("zip://x.csv::s3://key:secret@bucket/x.zip", "zip://x.csv::s3://bucket/x.zip"),
     ],
 )
 def test_secrets_of_a_url_are_in_no_message(url: str, shown: str) -> None:

@@ -183,6 +183,36 @@ def test_a_failure_shortens_the_step(bad: set[int], how: Any, monkeypatch: pytes
     assert steps[min(bad)] < steps[min(bad) - 1]
 
 
+@pytest.fixture
+def dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every evaluation counts, as it does with thousands of random effects."""
+    monkeypatch.setattr("bigmm.solver.model._MANY", 0)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_a_short_search_has_all_digits_of_the_objective(case: Case, request: pytest.FixtureRequest) -> None:
+    model = model_of(case, case.reml)
+    full = model.fit()
+    request.getfixturevalue("dear")
+    fit = model.fit()
+    assert fit.converged
+    assert fit.optimization.reason == "no step can lower the objective"
+    assert fit.nevals <= full.nevals
+    assert fit.objective == pytest.approx(full.objective, rel=1e-13, abs=2e-9)
+    # A decrement of d leaves theta sqrt(2 d) standard errors from its place.
+    assert fit.theta == pytest.approx(full.theta, rel=1e-4, abs=1e-6)
+
+
+def test_a_short_search_goes_on_when_its_last_step_does_not_bring_what_it_promised(dear: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(CASES["sleepstudy_full_ml"], False)
+    short = model.fit()
+    spoil(monkeypatch, {short.nevals}.__contains__, lambda value, evaluation: (value + 1.0, evaluation))
+    fit = model.fit()
+    assert fit.nevals > short.nevals
+    assert fit.converged
+    assert fit.objective == pytest.approx(short.objective, abs=1e-9)
+
+
 @pytest.mark.parametrize("how", [no_factor, not_finite])
 @pytest.mark.parametrize("method", ["newton", "bobyqa"])
 def test_no_objective_at_the_start(method: str, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,14 @@ import pytest
 
 import bigmm
 from bigmm.solver.cholmod import SparseFactor
+from bigmm.solver.dense_root import DenseRoot
 from bigmm.solver.layout import lay_out
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.pattern import closed_pattern, own_pattern
 from bigmm.solver.plan import Plan
 from bigmm.solver.planning import make_plan
 from bigmm.solver.pls import PenalizedLeastSquares
-from bigmm.solver.roots import DenseRoot, SparseRoot
+from bigmm.solver.sparse_root import SparseRoot
 
 #: Levels of the ring; vectors there have k times the columns.
 RING, SHORT_RING = 900, 150

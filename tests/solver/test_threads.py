@@ -19,7 +19,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_by_size() -> None:
-    assert [threads.dense_threads(order) for order in (10, 1999, 2000, 3700, 50_000)] == [1, 1, 2, 3, 4]
+    assert [threads.dense_threads(order) for order in (10, 599, 600, 1100, 50_000)] == [1, 1, 2, 3, 4]
     assert [threads.front_threads(rows) for rows in (10, 2_999, 3_000)] == [1, 1, 4]
     assert [threads.loop_threads(work) for work in (1e3, 1e9)] == [1, 4]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from bigmm.accounting import Origin
 from bigmm.errors import BigmmError, DataError, UnreadableError
+from bigmm.urls import shown_cause, text_without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,13 +54,13 @@ class DataFile:
         None for local files, which Arrow opens itself.
     """
 
-    path: str
+    path: str = field(repr=False)  # may hold a password, and Dask logs the arguments of a task that fails
     url: str
     label: str
     size: int
     version: str
     keys: tuple[tuple[str, str], ...]
-    filesystem: AbstractFileSystem | None
+    filesystem: AbstractFileSystem | None = field(repr=False)
 
     def origin(self, rows: int | None = None) -> Origin:
         """The file, for the accounts of the rows that come from it."""
@@ -137,17 +138,17 @@ def reading(what: str, remedy: str = "the file may be damaged: write it again or
     except (BigmmError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{what} does not exist: check the path") from error
+        raise DataError(f"{what} does not exist: check the path") from shown_cause(error)
     except PermissionError as error:
-        raise DataError(f"no permission to read {what}: change its permissions or your credentials") from error
+        raise DataError(f"no permission to read {what}: change its permissions or your credentials") from shown_cause(error)
     except Exception as error:  # remote filesystems raise what their libraries raise, not only OSError
-        raise UnreadableError(f"cannot read {what}: {reason(error)}; {remedy}") from error
+        raise UnreadableError(f"cannot read {what}: {reason(error)}; {remedy}") from shown_cause(error)
 
 
 def reason(error: Exception) -> str:
-    """First line of an error's text, without its full stop, shortened."""
+    """First line of an error's text, without its full stop and without secrets, shortened."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = lines[0].rstrip(".")
+    text = text_without_secrets(lines[0]).rstrip(".")
     return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
 
 

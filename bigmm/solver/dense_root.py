@@ -1,0 +1,111 @@
+"""The root's matrix S as a dense array: assembled, factored, solved with and inverted in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numba
+import numpy as np
+from scipy.linalg.blas import dtrsm
+
+from bigmm.columns import Array
+from bigmm.solver import assembly, elimination, tiles, traces
+from bigmm.solver.cholmod import NotPositiveDefiniteError
+from bigmm.solver.layout import Leaves, Root
+from bigmm.solver.threads import blas_limit, dense_threads, tiny
+
+
+class DenseRoot:
+    """S as a full square array of which the upper triangle (in C order) is used; L and then S^-1 take its place."""
+
+    def __init__(self, root: Root, leaves: Leaves | None) -> None:
+        self._root, self._leaves = root, leaves
+        self._S = np.empty((root.r, root.r))
+        self._logdet = 0.0
+        self._work = np.empty(tiles.work_size(root.r))
+        self._threads = dense_threads(root.r)
+        self._alone: Callable[[], AbstractContextManager[object]] = nullcontext if tiny(root.r) else blas_limit(1)
+
+    def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
+        """Write S."""
+        assert B is not None
+        assert self._leaves is not None
+        found = self._leaves
+        entries = (found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices)
+        elimination.subtract_into_dense(found.work_order, numba.get_num_threads(), *entries, B, self._S)
+        self._add_own(templates)
+
+    def assemble_onto(self, templates: Sequence[Array], eliminated: Array) -> None:
+        """Write S; `eliminated` is minus sum_j B_j'B_j, its upper triangle."""
+        np.copyto(self._S, eliminated)
+        self._add_own(templates)
+
+    def _add_own(self, templates: Sequence[Array]) -> None:
+        S, columns = self._S, self._root.columns
+        for own in self._root.blocks:
+            g, h = own.column_group, own.row_group
+            part = S[columns(g), columns(h)]
+            assembly.add_to_dense(own.column_refs, own.row_refs, own.diagonal, own.ZtZ, templates[g], templates[h], part)
+        _diagonal(S)[:] += 1.0
+
+    def factorize(self) -> None:
+        """Factor S in place."""
+        with self._alone():
+            failed = tiles.factorize(self._S, self._threads)
+        if failed:
+            raise NotPositiveDefiniteError(f"leading minor {failed} of the root is not positive")
+        self._logdet = float(2.0 * np.log(_diagonal(self._S)).sum())
+
+    def logdet(self) -> float:
+        """log|S|."""
+        return self._logdet
+
+    def solve_L(self, b: Array) -> Array:
+        """L^-1 b."""
+        with self._alone():
+            return np.asarray(dtrsm(1.0, self._S.T, b, lower=1))
+
+    def solve_Lt(self, b: Array) -> Array:
+        """L^-T b."""
+        with self._alone():
+            return np.asarray(dtrsm(1.0, self._S.T, b, lower=1, trans_a=1))
+
+    def invert(self) -> None:
+        """S^-1 in place of L."""
+        with self._alone():
+            tiles.invert(self._S, self._threads, self._work)
+
+    @property
+    def L(self) -> Array:
+        """The factor, its lower triangle; after `factorize`."""
+        return self._S.T
+
+    @property
+    def inverse(self) -> Array:
+        """S^-1, its upper triangle; after `invert`."""
+        return self._S
+
+    def leaf_traces(self, G: Array) -> Array:
+        """Sum of G_j S^-1 G_j' over the leaves."""
+        assert self._leaves is not None
+        found, k = self._leaves, G.shape[1]
+        out = np.empty((self._root.r, k, k))
+        traces.from_dense(found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices, G, self._S, out)
+        return np.asarray(out.sum(axis=0))
+
+    def diagonal_blocks(self) -> list[Array]:
+        """Sum over levels of the diagonal blocks of S^-1."""
+        blocks = []
+        for k, start, stop in zip(self._root.sizes, self._root.offsets, self._root.offsets[1:], strict=False):
+            own, sums = self._S[start:stop, start:stop], np.empty((k, k))
+            for a in range(k):
+                for b in range(a, k):
+                    sums[a, b] = sums[b, a] = np.diagonal(own, b - a)[a::k].sum()
+            blocks.append(sums)
+        return blocks
+
+
+def _diagonal(S: Array) -> Array:
+    """A view of the diagonal that can be written."""
+    return S.reshape(-1)[:: len(S) + 1]

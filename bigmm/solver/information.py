@@ -1,0 +1,68 @@
+"""The quadratic model of the objective at one theta, in the entries of all Sigma: its slope and its information."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from bigmm.columns import Array
+from bigmm.solver.conic import Blocks, Model
+from bigmm.solver.covariance import TermCovariance
+from bigmm.solver.derivatives import Derivatives
+
+#: Where K and Q differ by more than this factor the average information is made the expected one ...
+_NEAR = 3.0
+#: ... as far as this factor.
+_FAR = 1e6
+#: Changes of the slope do not correct the information when they disagree with it by more than this factor.
+_BENT = 20.0
+
+
+def quadratic_model(derivatives: Derivatives, blocks: Blocks) -> Model:
+    """The model of the derivatives at one theta, without a correction."""
+    g = blocks.slope(derivatives)
+    return Model(g, _information(derivatives, blocks), np.zeros((len(g), len(g))))
+
+
+def _information(derivatives: Derivatives, blocks: Blocks) -> Array:
+    """The average information, scaled; as the expected one would be in directions in which it is far from it.
+
+    In a balanced one-factor design the average information of a term is tr(dSigma K dSigma Q) / l, the expected one
+    tr(dSigma K dSigma K) / l, whose steps end at the optimum from anywhere. With Q y = mu K y the change of variables
+    dSigma -> R dSigma R', R = sum of mu^-1/4 y y'K, turns the one into the other.
+    """
+    H = derivatives.information * np.outer(blocks.scale, blocks.scale)
+    C = blocks.congruence([_towards_expected(derivatives, *of) for of in zip(blocks.terms, blocks.units, strict=True)])
+    H = C.T @ H @ C
+    return np.asarray(H + 1e-12 * max(float(np.diag(H).max()), 1e-300) * np.eye(len(H)))
+
+
+def _towards_expected(derivatives: Derivatives, term: TermCovariance, units: Array) -> Array:
+    """R of one term."""
+    at, square = (term.columns, term.columns), np.outer(units, units)
+    K, Q = (square * (M[term.group][at] + M[term.group][at].T) / 2 for M in (derivatives.K, derivatives.Q))
+    try:
+        mu, Y = scipy.linalg.eigh(Q, K)
+    except np.linalg.LinAlgError:  # no data, or beyond double precision
+        return np.eye(term.size)
+    factor = np.where((mu > 1.0 / _NEAR) & (mu < _NEAR), 1.0, np.clip(mu, 1.0 / _FAR, _FAR) ** -0.25)
+    return np.asarray((Y * factor) @ Y.T @ K)
+
+
+def metric(derivatives: Derivatives, blocks: Blocks) -> Array:
+    """The expected information of each term as if the design were balanced: what makes a step long, whatever the columns."""
+    K = []
+    for term, s in zip(blocks.terms, blocks.units, strict=True):
+        at = (term.columns, term.columns)
+        K.append(np.outer(s, s) * derivatives.K[term.group][at] / np.sqrt(derivatives.levels[term.group]))
+    return blocks.metric(K)
+
+
+def updated(H: Array, changes: list[tuple[Array, Array]]) -> Array:
+    """BFGS updates by (step, change of the slope), but for changes that disagree too much to be of the same kind."""
+    for moved, change in changes:
+        Hs = H @ moved
+        curvature, expected = float(change @ moved), float(moved @ Hs)
+        if expected / _BENT < curvature < _BENT * expected:
+            H = H - np.outer(Hs, Hs) / expected + np.outer(change, change) / curvature
+    return H

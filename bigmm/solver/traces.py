@@ -1,0 +1,140 @@
+"""Compiled loops over leaves that the gradient needs: sums of G_j S^-1 G_j', with the inverse dense or on S's pattern.
+
+As in `elimination`, each thread owns columns or runs of leaves, and sums do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from bigmm.columns import Array
+from bigmm.solver.layout import Index
+
+#: Orders up to which a dense inverse is looked up leaf by leaf.
+_CACHED = 800
+
+_jit = numba.njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+
+
+@_jit
+def spherical_rows(indptr: Index, V: Array, inverse_T: Array, B: Array) -> None:
+    """B_j becomes L_j^-T B_j = T^-1 V_j'B_j, in place: what B_j S^-1 B_j' adds to D_j^-1 is G_j S^-1 G_j' of these."""
+    k = V.shape[1]
+    for j in numba.prange(len(indptr) - 1):
+        M, old = np.empty((k, k)), np.empty(k)
+        for a in range(k):
+            for b in range(k):
+                total = 0.0
+                for c in range(a + 1):
+                    total += inverse_T[a, c] * V[j, b, c]
+                M[a, b] = total
+        for e in range(indptr[j], indptr[j + 1]):
+            for a in range(k):
+                old[a] = B[e, a]
+            for a in range(k):
+                total = 0.0
+                for b in range(a, k):
+                    total += M[a, b] * old[b]
+                B[e, a] = total
+
+
+def from_dense(
+    root_indptr: Index, root_leaves: Index, root_entries: Index, indptr: Index, indices: Index, G: Array, inverse: Array, out: Array
+) -> None:
+    """Parts of sum_j G_j S^-1 G_j', into `out` (r, k, k); `inverse` (r, r) holds its upper triangle.
+
+    A small inverse stays in the processor's cache, so that leaves are read one after the other; of a large one a row does.
+    """
+    if len(inverse) <= _CACHED:
+        _traces_by_leaf(indptr, indices, G, inverse, out)
+    else:
+        _traces_by_column(root_indptr, root_leaves, root_entries, indptr, indices, G, inverse, out)
+
+
+@_jit
+def _traces_by_leaf(indptr: Index, indices: Index, G: Array, inverse: Array, out: Array) -> None:
+    """As `from_dense`; each row of `out` is the sum over a run of leaves."""
+    q, k, runs = len(indptr) - 1, G.shape[1], len(out)
+    for run in numba.prange(runs):
+        sums, x = np.zeros((k, k)), np.empty(k)
+        for j in range(q * run // runs, q * (run + 1) // runs):
+            for own in range(indptr[j], indptr[j + 1]):
+                row = inverse[indices[own]]
+                for a in range(k):
+                    x[a] = 0.5 * row[indices[own]] * G[own, a]
+                for e in range(own + 1, indptr[j + 1]):
+                    value = row[indices[e]]
+                    for a in range(k):
+                        x[a] += value * G[e, a]
+                for a in range(k):
+                    for b in range(k):
+                        sums[a, b] += x[a] * G[own, b] + G[own, a] * x[b]
+        out[run] = sums
+
+
+@_jit
+def _traces_by_column(
+    root_indptr: Index, root_leaves: Index, root_entries: Index, indptr: Index, indices: Index, G: Array, inverse: Array, out: Array
+) -> None:
+    """As `from_dense`; a thread owns a row."""
+    r, k = len(inverse), G.shape[1]
+    for c in numba.prange(r):
+        row = inverse[c]
+        x = np.empty(k)
+        for a in range(k):
+            for b in range(k):
+                out[c, a, b] = 0.0
+        for t in range(root_indptr[c], root_indptr[c + 1]):
+            own, stop = np.uint64(root_entries[t]), np.uint64(indptr[root_leaves[t] + 1])
+            if k == 1:
+                total = 0.5 * row[c] * G[own, 0]
+                for e in range(own + np.uint64(1), stop):
+                    total += row[np.uint32(indices[e])] * G[e, 0]
+                out[c, 0, 0] += 2.0 * total * G[own, 0]
+            else:
+                for a in range(k):
+                    x[a] = 0.5 * row[c] * G[own, a]
+                for e in range(own + np.uint64(1), stop):
+                    for a in range(k):
+                        x[a] += row[np.uint32(indices[e])] * G[e, a]
+                for a in range(k):
+                    for b in range(k):
+                        out[c, a, b] += x[a] * G[own, b] + G[own, a] * x[b]
+
+
+@_jit
+def from_sparse(
+    root_indptr: Index,
+    root_leaves: Index,
+    root_entries: Index,
+    indptr: Index,
+    indices: Index,
+    G: Array,
+    S_indptr: Index,
+    S_indices: Index,
+    inverse: Array,
+    work: Array,
+    out: Array,
+) -> None:
+    """As `from_dense`, with the inverse on S's pattern; row w of `work` belongs to one thread."""
+    r, k, threads = len(S_indptr) - 1, G.shape[1], len(work)
+    for w in numba.prange(threads):
+        row = work[w]
+        x = np.empty(k)
+        for c in range(w, r, threads):
+            for e in range(S_indptr[c], S_indptr[c + 1]):
+                row[S_indices[e]] = inverse[e]
+            for a in range(k):
+                for b in range(k):
+                    out[c, a, b] = 0.0
+            for t in range(root_indptr[c], root_indptr[c + 1]):
+                own, stop = np.uint64(root_entries[t]), np.uint64(indptr[root_leaves[t] + 1])
+                for a in range(k):
+                    x[a] = 0.5 * row[c] * G[own, a]
+                for e in range(own + np.uint64(1), stop):
+                    for a in range(k):
+                        x[a] += row[np.uint32(indices[e])] * G[e, a]
+                for a in range(k):
+                    for b in range(k):
+                        out[c, a, b] += x[a] * G[own, b] + G[own, a] * x[b]
