@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-import bigmm
 from bigmm.columns import Array
 from bigmm.design import Design
 from bigmm.errors import DataError
@@ -104,7 +103,8 @@ class _Residuals:
 def _of_chunks(residuals: _Residuals, data: Any, client: Any) -> list[tuple[int, float]]:
     """In the order of the chunks, so that the sum does not depend on who was faster."""
     from bigmm.reduction.cluster import connect
-    from bigmm.reduction.guarded import Guarded
+    from bigmm.reduction.tally import Tally
+    from bigmm.reduction.workers import Workers
 
     plan = plan_data(data, residuals.names)
     with connect(client, here=all(chunk.nbytes for chunk in plan.chunks)) as connected:
@@ -112,13 +112,14 @@ def _of_chunks(residuals: _Residuals, data: Any, client: Any) -> list[tuple[int,
             with ThreadPoolExecutor() as pool:
                 return list(pool.map(residuals.of_chunk, plan.chunks))
         carried = connected.scatter(residuals, broadcast=True, hash=False)
-        guarded = Guarded(_of_chunk, bigmm.__version__, None)
-        futures = [connected.submit(guarded, carried, chunk, pure=False) for chunk in plan.chunks]
-        found: list[tuple[int, float]] = connected.gather(futures)
-        return found
+        with Workers(connected, Tally((), None)) as workers:
+            futures = [workers.start(_verify, carried, chunk) for chunk in plan.chunks]
+            found: list[Any] = [workers.result(future) for future in futures]
+            return found
 
 
-def _of_chunk(residuals: _Residuals, chunk: Any) -> tuple[int, float]:
+def _verify(residuals: _Residuals, chunk: Any) -> tuple[int, float]:
+    """The name that Dask's dashboard shows."""
     return residuals.of_chunk(chunk)
 
 

@@ -112,7 +112,8 @@ class Workers:
             slices: Slices = future.result()
         except KilledWorker as error:
             raise ClusterError(
-                f"workers died again and again under the same task ({error}): give them more memory, or smaller chunks"
+                f"workers died again and again under the same task ({error}): give them more memory, or smaller chunks; "
+                "where their logs say that a task does not deserialize, the same bigmm"
             ) from None
         except (NoWorkerError, NoValidWorkerError) as error:
             raise ClusterError(f"no worker is left{self._wanted} ({error}): start workers and run again") from None

@@ -31,6 +31,8 @@ pytestmark = pytest.mark.cluster
 FORMULA = "y ~ x + (1 | g)"
 NO_BIGMM = "import sys; sys.modules['bigmm'] = None"
 OTHER_BIGMM = "import bigmm; bigmm.__version__ = '0.0.9'"
+#: A bigmm that has not all that a task of today is made of.
+OLDER_BIGMM = f"{OTHER_BIGMM}; import sys; sys.modules['bigmm.reduction.guarded'] = None"
 OTHER_PYARROW = """
 from importlib.metadata import version
 from bigmm.reduction import versions
@@ -146,14 +148,15 @@ class TestVersions:
         with pytest.raises(ClusterError, match=text):
             self.reduce_with_a_late_worker(cluster, tmp_path, OTHER_BIGMM)
 
-    def test_no_bigmm_on_a_worker_that_comes_late(self, cluster: Cluster, tmp_path: Path) -> None:
-        """It cannot unpack a task, leaves, and the pass ends as if it had never been there."""
-        found = self.reduce_with_a_late_worker(cluster, tmp_path, NO_BIGMM)
-        assert "import of bigmm halted" in (tmp_path / "2.log").read_text()
+    @pytest.mark.parametrize(("preload", "missing"), [(NO_BIGMM, "bigmm"), (OLDER_BIGMM, "bigmm.reduction.guarded")])
+    def test_a_late_worker_that_cannot_unpack_a_task(self, cluster: Cluster, tmp_path: Path, preload: str, missing: str) -> None:
+        """It leaves, nanny and all, its log says why, and the pass ends as if it had never been there."""
+        found = self.reduce_with_a_late_worker(cluster, tmp_path, preload, "--nanny")
+        assert f"import of {missing} halted" in (tmp_path / "2.log").read_text()
         (tmp_path / "no more waiting").touch()
         assert found.digest == bigmm.reduce(FORMULA, slow_frame(30, tmp_path / "no more waiting"), client=1).digest
 
-    def reduce_with_a_late_worker(self, cluster: Cluster, tmp_path: Path, preload: str) -> bigmm.CrossProducts:
+    def reduce_with_a_late_worker(self, cluster: Cluster, tmp_path: Path, preload: str, *options: str) -> bigmm.CrossProducts:
         cluster.scheduler()
         cluster.worker()
         late: list[str] = []
@@ -161,7 +164,7 @@ class TestVersions:
         def watch(progress: Progress) -> None:
             if progress.reports and not late:
                 late.append(preload)
-                cluster.worker(preload=preload)
+                cluster.worker(*options, preload=preload)
 
         return bigmm.reduce(FORMULA, slow_frame(30, tmp_path / "no more waiting"), client=str(cluster.file), progress=watch)
 
