@@ -53,12 +53,12 @@ class SliceMap:
     def start(self, function: Callable[..., Any], *arguments: Any) -> list[Future]:
         """Futures of ``function(slice, *arguments)``; the arguments travel to a worker once."""
         shared = self._shared(arguments)
-        return [self._client.submit(_apply, function, one, shared, pure=False) for one in self._slices]
+        return [self._workers.start(_apply, function, one, shared) for one in self._slices]
 
     def _shared(self, arguments: tuple[Any, ...]) -> Future:
         """The arguments, from where workers fetch them; small ones stay with the scheduler, too, and outlive any worker."""
         if sum(sizeof(argument) for argument in arguments) < _SMALL:
-            return self._client.submit(_itself, arguments, pure=False)
+            return self._workers.start(_itself, arguments)
         try:
             return self._client.scatter([arguments], hash=False, timeout=_WAIT_SECONDS)[0]
         except TimeoutError:
@@ -78,7 +78,7 @@ class SliceMap:
         level = self.start(function, *arguments)
         while len(level) > 1:
             groups = [level[start : start + FAN_IN] for start in range(0, len(level), FAN_IN)]
-            level = [self._client.submit(_sum_parts, group, self._add_up, pure=False, priority=10) for group in groups]
+            level = [self._workers.start(_sum_parts, group, self._add_up, priority=10) for group in groups]
         (found,) = self._results(level)
         total: tuple[Any, ...] = found
         return total

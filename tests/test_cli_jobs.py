@@ -112,7 +112,7 @@ class TestDoctor:
         with dask.config.set({"bigmm.timeouts.connect": "500 ms"}):
             result = run("doctor", "--scheduler", "tcp://127.0.0.1:1")
         assert (result.exit_code, result.stderr) == (2, "bigmm: error: 1 of these need attention\n")
-        assert "-> see that it runs and can be reached from here" in result.stdout
+        assert "-> check the address and that the scheduler runs\n" in result.stdout
 
     @pytest.mark.cluster
     def test_a_cluster(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

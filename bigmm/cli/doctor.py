@@ -101,7 +101,8 @@ def _cluster(scheduler: str) -> Iterator[Finding]:
             for mismatch in mismatches(cluster_versions(client)):
                 yield Finding(mismatch.package, mismatch.text, "install the same version everywhere")
     except ClusterError as error:
-        yield Finding("scheduler", str(error), "see that it runs and can be reached from here")
+        found, _, remedy = str(error).rpartition(": ")
+        yield Finding("cluster", found, remedy)
 
 
 def _settings() -> Iterator[Finding]:

@@ -103,6 +103,8 @@ class _Residuals:
 def _of_chunks(residuals: _Residuals, data: Any, client: Any) -> list[tuple[int, float]]:
     """In the order of the chunks, so that the sum does not depend on who was faster."""
     from bigmm.reduction.cluster import connect
+    from bigmm.reduction.tally import Tally
+    from bigmm.reduction.workers import Workers
 
     plan = plan_data(data, residuals.names)
     with connect(client, here=all(chunk.nbytes for chunk in plan.chunks)) as connected:
@@ -110,12 +112,14 @@ def _of_chunks(residuals: _Residuals, data: Any, client: Any) -> list[tuple[int,
             with ThreadPoolExecutor() as pool:
                 return list(pool.map(residuals.of_chunk, plan.chunks))
         carried = connected.scatter(residuals, broadcast=True, hash=False)
-        futures = [connected.submit(_of_chunk, carried, chunk, pure=False) for chunk in plan.chunks]
-        found: list[tuple[int, float]] = connected.gather(futures)
-        return found
+        with Workers(connected, Tally((), None)) as workers:
+            futures = [workers.start(_verify, carried, chunk) for chunk in plan.chunks]
+            found: list[Any] = [workers.result(future) for future in futures]
+            return found
 
 
-def _of_chunk(residuals: _Residuals, chunk: Any) -> tuple[int, float]:
+def _verify(residuals: _Residuals, chunk: Any) -> tuple[int, float]:
+    """The name that Dask's dashboard shows."""
     return residuals.of_chunk(chunk)
 
 

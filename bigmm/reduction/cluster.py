@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import multiprocessing
 import os
 import signal
+import ssl
 import time
 import uuid
 from collections.abc import Iterator
@@ -148,9 +150,7 @@ def _connected(where: Any) -> Iterator[Client]:
         raise
     except Exception as error:  # whatever answers may send anything: MemoryError, AssertionError, ...
         shown = where if isinstance(where, str) else type(where).__name__
-        raise ClusterError(
-            f"no Dask scheduler answers at {shown!r} ({_short(error)}): check the address and that the scheduler runs"
-        ) from None
+        raise ClusterError(f"no Dask scheduler answers at {shown!r} ({_reason(error)}): {_remedy(error)}") from None
     with client:
         yield client
 
@@ -167,16 +167,39 @@ def _address(path: str) -> str:
     return address
 
 
+class _Patient(Client):  # type: ignore[misc]  # Dask has no types
+    """Its patience has an end: Dask's own waits without one for the first answer of what has taken a connection."""
+
+    async def _start(self, timeout: float, **options: Any) -> Client:
+        try:
+            async with asyncio.timeout(2 * timeout):  # `timeout` is for the connection
+                started: Client = await super()._start(timeout=timeout, **options)
+        except TimeoutError as error:
+            raise TimeoutError(str(error) or f"it takes connections, but has said nothing for {timeout:g} s") from None
+        return started
+
+
 def _client(where: Any) -> Client:
     """A client; one that fails half-made is closed here, where that is quiet."""
-    client, timeout = Client.__new__(Client), seconds("timeouts.connect")
+    client, timeout = _Patient.__new__(_Patient), seconds("timeouts.connect")
     try:
-        client.__init__(where, timeout=timeout, set_as_default=False)
+        client.__init__(where, timeout=timeout, set_as_default=False)  # type: ignore[misc]
     except BaseException:
         with contextlib.suppress(Exception):
             client.close(timeout=timeout)
         raise
     return client
+
+
+def _reason(error: BaseException) -> str:
+    """Dask says of every certificate that it does not match; what is wrong with it lies underneath."""
+    return _short(error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error)
+
+
+def _remedy(error: BaseException) -> str:
+    if any(word in _reason(error) for word in ("TLS", "SSL")):
+        return "see that scheduler and client have certificates of the same authority that are still valid (DASK_CONFIG, deploy/README.md)"
+    return "check the address and that the scheduler runs"
 
 
 def _short(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from distributed import Client
 
 import bigmm
 from bigmm.errors import ClusterError
+from bigmm.reduction.settings import seconds
 
 logger = logging.getLogger(__name__)
 
@@ -84,13 +85,31 @@ def mismatches(processes: Mapping[str, Any]) -> list[Mismatch]:
 
 
 def cluster_versions(client: Client) -> dict[str, Any]:
-    """`versions` of every worker and of the scheduler, or the error that came instead."""
-    found: dict[str, Any] = dict(client.run(versions, on_error="return"))
+    """`versions` of every worker and of the scheduler, or the error that came instead.
+
+    Raises
+    ------
+    ClusterError
+        When one does not answer: `Client.run` would wait for it without end.
+    """
+    patience = seconds("timeouts.no-answer")
     try:
-        found["the scheduler"] = client.run_on_scheduler(versions)
+        found: dict[str, Any] = dict(client.sync(client._run, versions, on_error="return", callback_timeout=patience))
+        return {**found, "the scheduler": _scheduler_versions(client, patience)}
+    except TimeoutError:
+        raise ClusterError(
+            f"a worker of {client.scheduler.address!r}, or the scheduler, has not answered for {patience:g} s: "
+            "stop processes that hang, and run again"
+        ) from None
+
+
+def _scheduler_versions(client: Client, patience: float) -> Any:
+    try:
+        return client.sync(client._run_on_scheduler, versions, callback_timeout=patience)
+    except TimeoutError:
+        raise
     except Exception as error:  # of the scheduler, whatever it is
-        found["the scheduler"] = error
-    return found
+        return error
 
 
 def check_versions(client: Client) -> None:

@@ -13,11 +13,14 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from dask.utils import funcname
 from distributed import Client, Future, get_worker
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
+import bigmm
 from bigmm.errors import ClusterError
+from bigmm.reduction.guarded import Guarded, log_forwarded
 from bigmm.reduction.progress import ChunkReport
 from bigmm.reduction.settings import count, resources, seconds, setting
 from bigmm.reduction.tally import Tally
@@ -58,7 +61,7 @@ class Workers:
         self._run = uuid.uuid4().hex  # keys that no other run shares: earlier results must not be taken for this one's
         self._merges = self._threads = 0
         self._resources = resources()
-        self._forwards = bool(setting("forward-logs"))
+        self._log_topic: str | None = None
         self._patience = {name: seconds(f"timeouts.{name}") for name in ("ask", "no-answer", "no-workers")}
 
     @property
@@ -82,14 +85,19 @@ class Workers:
         key, report = f"bigmm-reduce-{task.number}-{self._run}", LogEvent(self._topic)
         delayed = getattr(task.chunk, "delayed", None)
         if delayed is None:
-            return self._client.submit(reduce_chunk, task, report, key=key, resources=self._resources or None)
+            return self.start(reduce_chunk, task, report, key=key, resources=self._resources or None)
         bare = dataclasses.replace(task, chunk=dataclasses.replace(task.chunk, delayed=None))  # type: ignore[type-var]
-        return self._client.submit(reduce_chunk, bare, report, self._client.compute(delayed), key=key, resources=self._resources or None)
+        return self.start(reduce_chunk, bare, report, self._client.compute(delayed), key=key, resources=self._resources or None)
 
     def submit(self, function: Callable[..., Any], futures: Sequence[Future]) -> Future:
         """Start a merge, before other chunks: it frees memory."""
         self._merges += 1
-        return self._client.submit(function, list(futures), key=f"bigmm-merge-{self._merges}-{self._run}", priority=10)
+        return self.start(function, list(futures), key=f"bigmm-merge-{self._merges}-{self._run}", priority=10)
+
+    def start(self, function: Callable[..., Any], *arguments: Any, key: str | None = None, **options: Any) -> Future:
+        """Start any function of bigmm; every task goes this way, for no worker of another version may do a part."""
+        key = key or f"bigmm-{funcname(function).strip('_')}-{uuid.uuid4().hex}"
+        return self._client.submit(Guarded(function, bigmm.__version__, self._log_topic), *arguments, key=key, **options)
 
     def result(self, future: Future) -> Slices:
         """Wait for a result.
@@ -97,14 +105,15 @@ class Workers:
         Raises
         ------
         ClusterError
-            When workers keep dying, none is left for long, or the scheduler does not answer.
+            When workers keep dying, none is left for long, one has another bigmm, or the scheduler does not answer.
         """
         self._watch(future)
         try:
             slices: Slices = future.result()
         except KilledWorker as error:
             raise ClusterError(
-                f"workers died again and again under the same task ({error}): give them more memory, or smaller chunks"
+                f"workers died again and again under the same task ({error}): give them more memory, or smaller chunks; "
+                "where their logs say that a task does not deserialize, the same bigmm"
             ) from None
         except (NoWorkerError, NoValidWorkerError) as error:
             raise ClusterError(f"no worker is left{self._wanted} ({error}): start workers and run again") from None
@@ -120,7 +129,7 @@ class Workers:
         self._watch(future)
         if future.status == "error":
             self.result(future)
-        return tuple(self._client.submit(operator.itemgetter(number), future, pure=False) for number in range(slices))
+        return tuple(self.start(operator.itemgetter(number), future) for number in range(slices))
 
     def cancel(self, futures: Sequence[Future]) -> None:
         """Give up what is not done yet."""
@@ -179,13 +188,14 @@ class Workers:
     def __enter__(self) -> Self:
         """Listen to the workers' reports, and to what they log."""
         self._client.subscribe_topic(self._topic, self._receive)
-        if self._forwards:
-            self._client.forward_logging("bigmm")
+        if setting("forward-logs"):
+            self._log_topic = f"bigmm-log-{self._run}"
+            self._client.subscribe_topic(self._log_topic, log_forwarded)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Listen no more."""
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._client.unsubscribe_topic(self._topic)
-            if self._forwards:
-                self._client.unforward_logging("bigmm")
+            if self._log_topic is not None:
+                self._client.unsubscribe_topic(self._log_topic)

@@ -175,17 +175,7 @@ def test_a_cancelled_job_stays_cancelled(cluster: dict[str, str], shared: Path) 
 
 def test_adaptive_workers(cluster: dict[str, str], shared: Path, undisturbed: Path) -> None:
     """A driver's job asks for worker jobs; one that is cancelled is replaced and changes no bit."""
-    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: tests/deploy/setup.sh")
-    settings = (DEPLOY / "slurm/jobqueue.yaml").read_text().replace("cores: 4", "cores: 1").replace("processes: 4", "processes: 1")
-    (shared / "jobqueue.yaml").write_text(settings.replace("16GiB", "1GiB").replace("log-directory: null", f"log-directory: {shared}"))
-    job = submit(
-        {**cluster, "BIGMM_JOBQUEUE": "jobqueue.yaml"},
-        shared,
-        str(DEPLOY / "slurm/driver.sbatch"),
-        "2",
-        *("reduce", FORMULA, "many", "--out", "adaptive.cp"),
-    )
-    log = shared / f"bigmm-{job}.log"
+    job, log = submit_adaptive(cluster, shared, shared / "adaptive")
     wait_until(lambda: done_batches(shared / f"bigmm-{job}/checkpoint") > 0, 120, log)
     workers = worker_jobs(cluster)
     assert workers
@@ -193,6 +183,44 @@ def test_adaptive_workers(cluster: dict[str, str], shared: Path, undisturbed: Pa
     finish(cluster, shared, job)
     assert (shared / "adaptive.cp/crossproducts.json").read_bytes() == (undisturbed / "crossproducts.json").read_bytes()
     wait_until(lambda: not worker_jobs(cluster), 30, log)  # none is left behind
+
+
+def test_workers_whose_lifetime_ends(cluster: dict[str, str], shared: Path, undisturbed: Path) -> None:
+    """Each ends by itself after seconds instead of an hour, hands its work over, is replaced, and changes no bit."""
+    job, log = submit_adaptive(cluster, shared, shared / "lifetime", ('"55m"', '"3s"'), ('"4m"', '"1s"'))
+    finish(cluster, shared, job)
+    assert (shared / "lifetime.cp/crossproducts.json").read_bytes() == (undisturbed / "crossproducts.json").read_bytes()
+    logs = [path.read_text() for path in (shared / "lifetime").glob("*.err")]
+    ended = [text for text in logs if "worker-lifetime-reached" in text]
+    print(f"{len(ended)} of {len(logs)} worker jobs ended by themselves")
+    assert ended
+    assert len(logs) > 1  # others go on
+    wait_until(lambda: not worker_jobs(cluster), 30, log)
+
+
+def submit_adaptive(cluster: dict[str, str], shared: Path, folder: Path, *changes: tuple[str, str]) -> tuple[str, Path]:
+    """A driver's job, with up to two worker jobs whose logs are in the folder, and the job's own log."""
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: tests/deploy/setup.sh")
+    folder.mkdir()
+    settings = (DEPLOY / "slurm/jobqueue.yaml").read_text()
+    ours = (
+        ("cores: 4", "cores: 1"),
+        ("processes: 4", "processes: 1"),
+        ("16GiB", "1GiB"),
+        ("log-directory: null", f"log-directory: {folder}"),
+    )
+    for theirs, replacement in (*ours, *changes):
+        assert theirs in settings
+        settings = settings.replace(theirs, replacement)
+    (shared / f"{folder.name}.yaml").write_text(settings)
+    job = submit(
+        {**cluster, "BIGMM_JOBQUEUE": f"{folder.name}.yaml"},
+        shared,
+        str(DEPLOY / "slurm/driver.sbatch"),
+        "2",
+        *("reduce", FORMULA, "many", "--out", f"{folder.name}.cp"),
+    )
+    return job, shared / f"bigmm-{job}.log"
 
 
 def worker_jobs(cluster: dict[str, str]) -> list[str]:

@@ -31,6 +31,8 @@ pytestmark = pytest.mark.cluster
 FORMULA = "y ~ x + (1 | g)"
 NO_BIGMM = "import sys; sys.modules['bigmm'] = None"
 OTHER_BIGMM = "import bigmm; bigmm.__version__ = '0.0.9'"
+#: A bigmm that has not all that a task of today is made of.
+OLDER_BIGMM = f"{OTHER_BIGMM}; import sys; sys.modules['bigmm.reduction.guarded'] = None"
 OTHER_PYARROW = """
 from importlib.metadata import version
 from bigmm.reduction import versions
@@ -139,6 +141,32 @@ class TestVersions:
         cluster.worker(preload=OTHER_BIGMM)
         with pytest.raises(ClusterError, match=rf"^bigmm {bigmm.__version__} here, but 0\.0\.9 on tcp://127.*: install the same version"):
             bigmm.reduce(FORMULA, files, client=str(cluster.file))
+
+    def test_another_bigmm_that_comes_late(self, cluster: Cluster, tmp_path: Path) -> None:
+        """The versions have been compared when it joins; it refuses the first task that it gets."""
+        text = rf"^bigmm {bigmm.__version__} here, but 0\.0\.9 on worker tcp://127.*: install the same version"
+        with pytest.raises(ClusterError, match=text):
+            self.reduce_with_a_late_worker(cluster, tmp_path, OTHER_BIGMM)
+
+    @pytest.mark.parametrize(("preload", "missing"), [(NO_BIGMM, "bigmm"), (OLDER_BIGMM, "bigmm.reduction.guarded")])
+    def test_a_late_worker_that_cannot_unpack_a_task(self, cluster: Cluster, tmp_path: Path, preload: str, missing: str) -> None:
+        """It leaves, nanny and all, its log says why, and the pass ends as if it had never been there."""
+        found = self.reduce_with_a_late_worker(cluster, tmp_path, preload, "--nanny")
+        assert f"import of {missing} halted" in (tmp_path / "2.log").read_text()
+        (tmp_path / "no more waiting").touch()
+        assert found.digest == bigmm.reduce(FORMULA, slow_frame(30, tmp_path / "no more waiting"), client=1).digest
+
+    def reduce_with_a_late_worker(self, cluster: Cluster, tmp_path: Path, preload: str, *options: str) -> bigmm.CrossProducts:
+        cluster.scheduler()
+        cluster.worker()
+        late: list[str] = []
+
+        def watch(progress: Progress) -> None:
+            if progress.reports and not late:
+                late.append(preload)
+                cluster.worker(*options, preload=preload)
+
+        return bigmm.reduce(FORMULA, slow_frame(30, tmp_path / "no more waiting"), client=str(cluster.file), progress=watch)
 
     def test_another_pyarrow_is_a_warning(self, cluster: Cluster, files: Path, caplog: pytest.LogCaptureFixture) -> None:
         cluster.scheduler()
@@ -249,36 +277,65 @@ def test_every_chunk_is_reported_once(client: Client, files: Path) -> None:
 
 
 class TestLogs:
-    """What workers log under "bigmm" is heard here while a pass runs, and not after it."""
+    """What bigmm's tasks log on workers is heard by the driver that sent them, while its pass runs."""
 
-    def frame(self) -> Any:
-        def talk(part: pd.DataFrame) -> pd.DataFrame:
-            import logging
+    @pytest.fixture(autouse=True)
+    def talkative(self, client: Client, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+        """Every chunk says a word, for it logs what it did at this level."""
+        caplog.set_level(logging.DEBUG, "bigmm.reduction.work")
+        client.run(lambda: logging.getLogger("bigmm.reduction.work").setLevel(logging.DEBUG))
+        yield
+        client.run(lambda: logging.getLogger("bigmm.reduction.work").setLevel(logging.NOTSET))
 
-            if len(part) and int(part.index[0]) == 0:
-                logging.getLogger("bigmm.talk").warning("a word from a worker")
-            return part
+    def test_forwarded(self, client: Client, files: Path, caplog: pytest.LogCaptureFixture) -> None:
+        bigmm.reduce(FORMULA, files, client=client)
+        assert sorted(heard(caplog)) == list(range(40))
+        (worker,) = client.scheduler_info()["workers"]
+        assert {record.worker for record in caplog.records if record.name == "bigmm.reduction.work"} == {worker}
 
-        plain = dd.from_pandas(frame(100), npartitions=4, sort=False)
-        return plain.map_partitions(by_value(talk), meta=plain._meta)
+    def test_two_drivers_hear_their_own_tasks(self, client: Client, files: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+        """A pass of another process begins and ends while this one runs."""
+        other: list[subprocess.CompletedProcess[str]] = []
 
-    def test_forwarded(self, client: Client, caplog: pytest.LogCaptureFixture) -> None:
-        bigmm.reduce(FORMULA, self.frame(), client=client)
-        deadline = time.monotonic() + 10
-        while not (heard := [record for record in caplog.records if record.name == "bigmm.talk"]) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert [record.getMessage() for record in heard] == ["a word from a worker"]
+        def watch(progress: Progress) -> None:
+            if progress.reports and not other:
+                other.append(self.other_driver(client, files))
+                (tmp_path / "seen").touch()
+
+        bigmm.reduce(FORMULA, slow_frame(60, tmp_path / "seen"), client=client, progress=watch)
+        assert sorted(heard(caplog)) == list(range(60))
+        assert other[0].returncode == 0, other[0].stderr
+        assert sorted(map(int, other[0].stdout.split())) == list(range(40))
+
+    def other_driver(self, client: Client, files: Path) -> subprocess.CompletedProcess[str]:
+        """Prints the numbers of the chunks that it hears of."""
+        script = f"""
+import logging, bigmm
+class Print(logging.Handler):
+    def emit(self, record):
+        print(record.getMessage().split()[1].rstrip(","))
+logging.getLogger("bigmm.reduction.work").addHandler(Print())
+logging.getLogger("bigmm.reduction.work").setLevel(logging.DEBUG)
+bigmm.reduce({FORMULA!r}, {str(files)!r}, client={client.scheduler.address!r})
+"""
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 
     def test_undone(self, client: Client, files: Path) -> None:
         bigmm.reduce(FORMULA, files, client=client)
-        (handlers,) = client.run(lambda: len(__import__("logging").getLogger("bigmm").handlers)).values()
+        (handlers,) = client.run(lambda: len(logging.getLogger("bigmm").handlers)).values()
         assert handlers == 0
 
-    def test_not_wanted(self, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    def test_not_wanted(self, client: Client, files: Path, caplog: pytest.LogCaptureFixture) -> None:
         with dask.config.set({"bigmm.forward-logs": False}):
-            bigmm.reduce(FORMULA, self.frame(), client=client)
+            bigmm.reduce(FORMULA, files, client=client)
         time.sleep(0.5)
-        assert not [record for record in caplog.records if record.name == "bigmm.talk"]
+        assert not heard(caplog)
+
+
+def heard(caplog: pytest.LogCaptureFixture) -> list[int]:
+    """Numbers of the chunks that were spoken of."""
+    texts = [record.getMessage() for record in caplog.records if record.name == "bigmm.reduction.work"]
+    return [int(text.split()[1].rstrip(",")) for text in texts]
 
 
 # little memory
