@@ -78,19 +78,23 @@ def _check_disjoint(parts: Sequence[Sources]) -> None:
         )
 
 
-def add(parts: Sequence[CrossProducts]) -> CrossProducts:
+def add(parts: Iterable[CrossProducts], threads: int = 1) -> CrossProducts:
     """Crossproducts of the rows of all parts, those of one pass among them: see `merge` for what users add up.
 
     Parameters
     ----------
-    parts : sequence of CrossProducts
-        Added in this order, so that the bits of the sum depend on nothing else.
+    parts : iterable of CrossProducts
+        Added in this order, so that the bits of the sum depend on nothing else. Pairs that nobody else holds are given back
+        as they are summed.
+    threads : int
+        Threads that sum the pairs.
 
     Raises
     ------
     LabelError
         When they were collected for different formulas, weights or kinds of columns.
     """
+    parts = list(parts)
     if len(parts) == 1:
         return parts[0]
     design = _common_design(parts)
@@ -98,31 +102,38 @@ def add(parts: Sequence[CrossProducts]) -> CrossProducts:
     columns = sort_columns(column for part in parts for column in part.columns)
     x_places = [_x_places(columns, part) for part in parts]
     width = len(columns) + len(design.formula.responses)
-    XytXy = np.zeros((width, width))
-    for part, places in zip(parts, x_places, strict=True):
-        XytXy[np.ix_(places, places)] += part.XytXy
-    groups: list[GroupProducts] = []
-    places_of: list[list[_GroupPlaces]] = []
-    for position in range(len(parts[0].groups)):
-        group, group_places = _add_groups([part.groups[position] for part in parts], x_places, width)
-        groups.append(group)
-        places_of.append(group_places)
-    pairs = {
-        (g, h): _add_pairs([part.pairs[g, h] for part in parts], places_of[g], places_of[h], groups[g], groups[h])
-        for g, h in parts[0].pairs
-    }
-    return CrossProducts(
+    groups, places = _add_all_groups(parts, x_places, width)
+    cp = CrossProducts(
         design=design,
         columns=columns,
-        XytXy=XytXy,
-        groups=tuple(groups),
-        pairs=pairs,
+        XytXy=_add_XytXy(parts, x_places, width),
+        groups=groups,
+        pairs={},
         rows=_add_rows([part.rows for part in parts]),
         sum_log_weights=float(sum(part.sum_log_weights for part in parts)),
         plan_digest=add_digests([part.plan_digest for part in parts]),
         sources=add_sources([part.sources for part in parts]),
         skipped=tuple(skipped for part in parts for skipped in part.skipped),
     )
+    runs = {key: [part.pairs[key] for part in parts] for key in parts[0].pairs}
+    del parts
+    pairs = {(g, h): _add_pairs(runs.pop((g, h)), places[g], places[h], groups[g], groups[h], threads) for g, h in list(runs)}
+    return replace(cp, pairs=pairs)
+
+
+def _add_XytXy(parts: Sequence[CrossProducts], x_places: Sequence[Refs], width: int) -> Array:
+    XytXy = np.zeros((width, width))
+    for part, places in zip(parts, x_places, strict=True):
+        XytXy[np.ix_(places, places)] += part.XytXy
+    return XytXy
+
+
+def _add_all_groups(
+    parts: Sequence[CrossProducts], x_places: Sequence[Refs], width: int
+) -> tuple[tuple[GroupProducts, ...], list[list[_GroupPlaces]]]:
+    by_group = zip(*(part.groups for part in parts), strict=True)
+    added = [_add_groups(groups, x_places, width) for groups in by_group]
+    return tuple(group for group, _ in added), [places for _, places in added]
 
 
 def add_digests(digests: Sequence[str]) -> str:
@@ -228,14 +239,19 @@ def _check_level_types(groups: Sequence[GroupProducts]) -> None:
 
 
 def _add_pairs(
-    pairs: Sequence[PairProducts], g_places: Sequence[_GroupPlaces], h_places: Sequence[_GroupPlaces], g: GroupProducts, h: GroupProducts
+    pairs: Sequence[PairProducts],
+    g_places: Sequence[_GroupPlaces],
+    h_places: Sequence[_GroupPlaces],
+    g: GroupProducts,
+    h: GroupProducts,
+    threads: int,
 ) -> PairProducts:
     counted = all(np.issubdtype(pair.ZtZ.dtype, np.integer) for pair in pairs)
     runs = [
         Run(gp.levels, hp.levels, pair.g_refs, pair.h_refs, pair.ZtZ[:, 0, 0] if counted else np.ones(len(pair.g_refs), dtype=np.int32))
         for pair, gp, hp in zip(pairs, g_places, h_places, strict=True)
     ]
-    g_sum, h_sum, counts = merge_counts(runs, len(g.levels), len(h.levels))
+    g_sum, h_sum, counts = merge_counts(runs, len(g.levels), len(h.levels), threads)
     if counted:
         return PairProducts(g_sum, h_sum, counts[:, None, None])
     places = [find_pairs(run.g_places[run.g_refs], run.h_places[run.h_refs], g_sum, h_sum, len(g.levels)) for run in runs]
