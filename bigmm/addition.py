@@ -6,32 +6,17 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from bigmm.accounting import RowCounts, Sources, add_sources, shown
-from bigmm.codes import Codes
+from bigmm.aligned import GroupPlaces, add_groups, add_pairs
 from bigmm.columns import Array, Column, expansion, sort_columns
-from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
+from bigmm.crossproducts import CrossProducts, GroupProducts
 from bigmm.design import Design
 from bigmm.errors import LabelError
-from bigmm.levels import Refs, level_types, union
-from bigmm.pairs import Run, find_pairs, merge_counts
-from bigmm.sums import add_rows
-
-#: Numbers that are summed at once: half a megabyte.
-_CACHED = 2**16
-
-
-@dataclass(frozen=True, slots=True)
-class _GroupPlaces:
-    """Where the levels and the columns of one part's group stand in the sum."""
-
-    levels: Codes
-    columns: Refs
+from bigmm.levels import Refs
 
 
 def merge(parts: Iterable[CrossProducts], *, allow_overlap: bool = False) -> CrossProducts:
@@ -78,19 +63,23 @@ def _check_disjoint(parts: Sequence[Sources]) -> None:
         )
 
 
-def add(parts: Sequence[CrossProducts]) -> CrossProducts:
+def add(parts: Iterable[CrossProducts], threads: int = 1) -> CrossProducts:
     """Crossproducts of the rows of all parts, those of one pass among them: see `merge` for what users add up.
 
     Parameters
     ----------
-    parts : sequence of CrossProducts
-        Added in this order, so that the bits of the sum depend on nothing else.
+    parts : iterable of CrossProducts
+        Added in this order, so that the bits of the sum depend on nothing else. Pairs that nobody else holds are given back
+        as they are summed.
+    threads : int
+        Threads that sum the pairs.
 
     Raises
     ------
     LabelError
         When they were collected for different formulas, weights or kinds of columns.
     """
+    parts = list(parts)
     if len(parts) == 1:
         return parts[0]
     design = _common_design(parts)
@@ -98,31 +87,38 @@ def add(parts: Sequence[CrossProducts]) -> CrossProducts:
     columns = sort_columns(column for part in parts for column in part.columns)
     x_places = [_x_places(columns, part) for part in parts]
     width = len(columns) + len(design.formula.responses)
-    XytXy = np.zeros((width, width))
-    for part, places in zip(parts, x_places, strict=True):
-        XytXy[np.ix_(places, places)] += part.XytXy
-    groups: list[GroupProducts] = []
-    places_of: list[list[_GroupPlaces]] = []
-    for position in range(len(parts[0].groups)):
-        group, group_places = _add_groups([part.groups[position] for part in parts], x_places, width)
-        groups.append(group)
-        places_of.append(group_places)
-    pairs = {
-        (g, h): _add_pairs([part.pairs[g, h] for part in parts], places_of[g], places_of[h], groups[g], groups[h])
-        for g, h in parts[0].pairs
-    }
-    return CrossProducts(
+    groups, places = _add_all_groups(parts, x_places, width)
+    cp = CrossProducts(
         design=design,
         columns=columns,
-        XytXy=XytXy,
-        groups=tuple(groups),
-        pairs=pairs,
+        XytXy=_add_XytXy(parts, x_places, width),
+        groups=groups,
+        pairs={},
         rows=_add_rows([part.rows for part in parts]),
         sum_log_weights=float(sum(part.sum_log_weights for part in parts)),
         plan_digest=add_digests([part.plan_digest for part in parts]),
         sources=add_sources([part.sources for part in parts]),
         skipped=tuple(skipped for part in parts for skipped in part.skipped),
     )
+    runs = {key: [part.pairs[key] for part in parts] for key in parts[0].pairs}
+    del parts
+    pairs = {(g, h): add_pairs(runs.pop((g, h)), places[g], places[h], groups[g], groups[h], threads) for g, h in list(runs)}
+    return replace(cp, pairs=pairs)
+
+
+def _add_XytXy(parts: Sequence[CrossProducts], x_places: Sequence[Refs], width: int) -> Array:
+    XytXy = np.zeros((width, width))
+    for part, places in zip(parts, x_places, strict=True):
+        XytXy[np.ix_(places, places)] += part.XytXy
+    return XytXy
+
+
+def _add_all_groups(
+    parts: Sequence[CrossProducts], x_places: Sequence[Refs], width: int
+) -> tuple[tuple[GroupProducts, ...], list[list[GroupPlaces]]]:
+    by_group = zip(*(part.groups for part in parts), strict=True)
+    added = [add_groups(groups, x_places, width) for groups in by_group]
+    return tuple(group for group, _ in added), [places for _, places in added]
 
 
 def add_digests(digests: Sequence[str]) -> str:
@@ -200,67 +196,3 @@ def _x_places(columns: tuple[Column, ...], part: CrossProducts) -> Refs:
     places = {column: place for place, column in enumerate(columns)}
     responses = range(len(columns), len(columns) + len(part.XytXy) - len(part.columns))
     return np.array([*(places[column] for column in part.columns), *responses], dtype=np.intp)
-
-
-def _add_groups(groups: Sequence[GroupProducts], x_places: Sequence[Refs], width: int) -> tuple[GroupProducts, list[_GroupPlaces]]:
-    _check_level_types(groups)
-    levels, level_places = union([group.levels for group in groups])
-    columns = sort_columns(column for group in groups for column in group.columns)
-    place_of = {column: place for place, column in enumerate(columns)}
-    column_places = [np.array([place_of[column] for column in group.columns], dtype=np.intp) for group in groups]
-    q, k = len(levels), len(columns)
-    rows = np.zeros(q, dtype=np.int64)
-    ZtZ, ZtXy = np.zeros((q, k, k)), np.zeros((q, k, width))
-    _add_blocks(rows, level_places, [group.rows for group in groups])
-    _add_blocks(ZtZ, level_places, [_widen(group.ZtZ, (k, k), co, co) for group, co in zip(groups, column_places, strict=True)])
-    wide = [_widen(group.ZtXy, (k, width), co, xp) for group, co, xp in zip(groups, column_places, x_places, strict=True)]
-    _add_blocks(ZtXy, level_places, wide)
-    places = [_GroupPlaces(lv.astype(np.int32, copy=False), co) for lv, co in zip(level_places, column_places, strict=True)]
-    return GroupProducts(groups[0].names, levels, columns, rows, ZtZ, ZtXy), places
-
-
-def _check_level_types(groups: Sequence[GroupProducts]) -> None:
-    """Refuse to align text with numbers, or either with dates."""
-    types = dict.fromkeys(level_types(group.levels) for group in groups if len(group.levels))
-    if len(types) > 1:
-        shown = " and ".join(", ".join(kind) for kind in types)
-        raise LabelError(f"levels of {groups[0].name!r} are {shown}: write the column with one type and reduce again")
-
-
-def _add_pairs(
-    pairs: Sequence[PairProducts], g_places: Sequence[_GroupPlaces], h_places: Sequence[_GroupPlaces], g: GroupProducts, h: GroupProducts
-) -> PairProducts:
-    counted = all(np.issubdtype(pair.ZtZ.dtype, np.integer) for pair in pairs)
-    runs = [
-        Run(gp.levels, hp.levels, pair.g_refs, pair.h_refs, pair.ZtZ[:, 0, 0] if counted else np.ones(len(pair.g_refs), dtype=np.int32))
-        for pair, gp, hp in zip(pairs, g_places, h_places, strict=True)
-    ]
-    g_sum, h_sum, counts = merge_counts(runs, len(g.levels), len(h.levels))
-    if counted:
-        return PairProducts(g_sum, h_sum, counts[:, None, None])
-    places = [find_pairs(run.g_places[run.g_refs], run.h_places[run.h_refs], g_sum, h_sum, len(g.levels)) for run in runs]
-    ZtZ = np.zeros((len(g_sum), len(g.columns), len(h.columns)))
-    wide = [_widen(pair.ZtZ, ZtZ.shape[1:], gp.columns, hp.columns) for pair, gp, hp in zip(pairs, g_places, h_places, strict=True)]
-    _add_blocks(ZtZ, places, wide)
-    return PairProducts(g_sum, h_sum, ZtZ)
-
-
-def _add_blocks(total: npt.NDArray[Any], places: Sequence[Refs], parts: Sequence[npt.NDArray[Any]]) -> None:
-    """Add the blocks of each part at their places, which ascend: so many at a time that they stay in the cache."""
-    width = max(int(np.prod(total.shape[1:])), 1)
-    flat = total.reshape(-1, width)
-    edges = range(0, len(total) + 1, max(_CACHED // width, 1))
-    cuts = [np.searchsorted(lv, [*edges, len(total)]) for lv in places]
-    for i in range(len(edges)):
-        for lv, part, cut in zip(places, parts, cuts, strict=True):
-            inside = slice(cut[i], cut[i + 1])
-            if cut[i] < cut[i + 1]:
-                add_rows(lv[inside], part[inside].reshape(-1, width), flat)
-
-
-def _widen(blocks: npt.NDArray[Any], shape: tuple[int, int], rows: Refs, columns: Refs) -> npt.NDArray[Any]:
-    if blocks.shape[1:] == shape:
-        return blocks
-    wide = np.zeros((len(blocks), *shape), dtype=blocks.dtype)
-    wide[:, rows[:, None], columns] = blocks
-    return wide

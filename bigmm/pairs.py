@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bigmm.codes import Codes
-from bigmm.sparse_rows import add_row_lengths, count_rows, find, gather, row_starts, sum_rows, take_rows, zero_tables
+from bigmm.sparse_rows import NO_LEVEL, add_row_lengths, count_rows, find, gather, row_starts, sum_rows, take_rows, zero_tables
 
 _INT32_MAX = 2**31 - 1
 #: Entries that are gathered at once while runs are merged: their space fits into the second cache.
@@ -71,7 +73,7 @@ class Run:
     counts: npt.NDArray[Any]
 
 
-def merge_counts(runs: Sequence[Run], g_count: int, h_count: int) -> tuple[Codes, Codes, npt.NDArray[Any]]:
+def merge_counts(runs: Sequence[Run], g_count: int, h_count: int, threads: int = 1) -> tuple[Codes, Codes, npt.NDArray[Any]]:
     """Sum the counts of pairs of several runs.
 
     Parameters
@@ -79,6 +81,8 @@ def merge_counts(runs: Sequence[Run], g_count: int, h_count: int) -> tuple[Codes
     runs : sequence of Run
     g_count, h_count : int
         Levels in all.
+    threads : int
+        Each sums a range of the levels of g; integers have the same sums in any number of them.
 
     Returns
     -------
@@ -95,29 +99,70 @@ def merge_counts(runs: Sequence[Run], g_count: int, h_count: int) -> tuple[Codes
         add_row_lengths(run.g_places, run.g_refs, starts)
     np.cumsum(starts, out=starts)
     out = _space(int(starts[-1]), dtype)
-    return _trimmed(out, _merge(runs, starts, zero_tables(h_count, out[2]), out))
+    edges = _edges(starts, threads)
+
+    def merge_between(levels: tuple[int, int]) -> int:
+        return _merge(runs, starts, levels, zero_tables(h_count, out[2]), out)
+
+    if len(edges) == 2:
+        return _trimmed(out, merge_between((edges[0], edges[1])))
+    with ThreadPoolExecutor(len(edges) - 1) as pool:
+        ends = list(pool.map(merge_between, pairwise(edges)))
+    return _trimmed(out, _close_gaps(out, [int(starts[edge]) for edge in edges], ends))
 
 
-def _merge(runs: Sequence[Run], starts: npt.NDArray[np.int64], tables: Any, out: tuple[Codes, Codes, npt.NDArray[Any]]) -> int:
-    """Take the entries of a few levels of g from all runs, in their order, sum them, and go on with the next levels."""
-    dtype = out[2].dtype
+def _edges(starts: npt.NDArray[np.int64], threads: int) -> list[int]:
+    """Cut the levels into at most so many ranges of about as many entries each, none of them too small to be worth a thread."""
+    parts = max(min(threads, int(starts[-1]) // _AT_ONCE), 1)
+    inner = np.searchsorted(starts, starts[-1] * np.arange(1, parts) // parts)
+    return [0, *inner.tolist(), len(starts) - 1]
+
+
+def _merge(
+    runs: Sequence[Run],
+    starts: npt.NDArray[np.int64],
+    levels: tuple[int, int],
+    tables: Any,
+    out: tuple[Codes, Codes, npt.NDArray[Any]],
+) -> int:
+    """Take the entries of a few levels of g from all runs, in their order, sum them, and go on with the next levels; where they end."""
+    dtype, (first, stop) = out[2].dtype, levels
     counts = [run.counts.astype(dtype, copy=False) for run in runs]
-    cursors, levels = [0] * len(runs), [int(run.g_places[run.g_refs[0]]) for run in runs]
+    cursors, upcoming = (list(each) for each in zip(*(_cursor(run, first) for run in runs), strict=True)) if runs else ([], [])
     h_in, counts_in = np.empty(0, dtype=np.int32), np.empty(0, dtype=dtype)
-    place, first = 0, 0
-    while first < len(starts) - 1:
+    place = int(starts[first])
+    while first < stop:
         after = max(int(np.searchsorted(starts, starts[first] + _AT_ONCE, side="right")) - 1, first + 1)
+        after = min(after, stop)
         size = int(starts[after] - starts[first])
         if size > len(h_in):
             h_in, counts_in = np.empty(max(size, _AT_ONCE), dtype=np.int32), np.empty(max(size, _AT_ONCE), dtype=dtype)
         free = starts[first:after] - starts[first]
         for p, run in enumerate(runs):
-            if levels[p] < after:
-                cursors[p], levels[p] = take_rows(
+            if upcoming[p] < after:
+                cursors[p], upcoming[p] = take_rows(
                     run.g_places, run.h_places, run.g_refs, run.h_refs, counts[p], cursors[p], first, after, free, h_in, counts_in
                 )
         place = sum_rows(h_in, counts_in, starts, first, after, tables, *out, place)
         first = after
+    return place
+
+
+def _cursor(run: Run, level: int) -> tuple[int, int]:
+    """A run's first entry of a level of g or of a later one, and that entry's level."""
+    own = int(np.searchsorted(run.g_places, run.g_places.dtype.type(level)))  # of its type: of another, the array would be copied
+    entry = int(np.searchsorted(run.g_refs, np.int32(own)))
+    return entry, int(run.g_places[run.g_refs[entry]]) if entry < len(run.g_refs) else NO_LEVEL
+
+
+def _close_gaps(out: tuple[Codes, Codes, npt.NDArray[Any]], starts: Sequence[int], ends: Sequence[int]) -> int:
+    """Move what each thread has written up to what the one before has; where it all ends."""
+    place = ends[0]
+    for start, end in zip(starts[1:], ends[1:], strict=False):
+        if place != start:
+            for array in out:
+                array[place : place + end - start] = array[start:end]
+        place += end - start
     return place
 
 

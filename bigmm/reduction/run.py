@@ -71,7 +71,12 @@ def _checkpoint(work: Work, plan: Plan, options: RunOptions) -> AbstractContextM
 
 
 def _collect(executor: Executor, work: Work, tally: Tally, checkpoint: Checkpoint | None) -> CrossProducts:
-    """The sum of all batches; those that a checkpoint has are not done again."""
+    """The sum of all batches."""
+    return total(_segments(executor, work, tally, checkpoint))
+
+
+def _segments(executor: Executor, work: Work, tally: Tally, checkpoint: Checkpoint | None) -> list[Segment]:
+    """All batches; those that a checkpoint has are not done again."""
     segments = [] if checkpoint is None else checkpoint.load()
     first = segments[-1].stop if segments else 0
     tally.begin(first)
@@ -80,7 +85,7 @@ def _collect(executor: Executor, work: Work, tally: Tally, checkpoint: Checkpoin
         if checkpoint is not None:
             checkpoint.save(segments)
         tally.batches_done(segments[-1].stop)
-    return total(segments)
+    return segments
 
 
 def run_on_workers(plan: Plan, design: Design, client: Client, options: RunOptions) -> tuple[tuple[Future, ...], Slicing]:

@@ -7,12 +7,12 @@ instead of n, and the order of every addition depends on nothing but the number 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bigmm.addition import add
 from bigmm.crossproducts import CrossProducts
+from bigmm.reduction.memory import give_back
 from bigmm.reduction.work import Slices, add_slices
 
 #: Parts that one merge adds up, on the driver and on workers.
@@ -50,16 +50,14 @@ def _full(segments: list[Segment]) -> list[Segment]:
 
 
 def total(segments: list[Segment]) -> CrossProducts:
-    """The sum of everything; the segments are used up, so that no more than two copies of anything are held.
-
-    Slices are added up side by side, for the compiled loops let one another run, and then to one another.
-    """
-    slices = [[segment.slices[number] for segment in segments] for number in range(len(segments[0].slices))]
+    """The sum of everything; the segments are used up, so that no more than one kind of pairs is ever held twice."""
+    parts = [segment.slices[number] for number in range(len(segments[0].slices)) for segment in segments]
     segments.clear()
+    give_back()  # what the chunks took, before the sum takes more
+    return add(_given_away(parts), len(os.sched_getaffinity(0)))
 
-    def add_up(number: int) -> CrossProducts:
-        parts, slices[number] = slices[number], []
-        return add(parts)
 
-    with ThreadPoolExecutor(min(len(slices), len(os.sched_getaffinity(0)))) as pool:
-        return add(list(pool.map(add_up, range(len(slices)))))
+def _given_away(parts: list[CrossProducts]) -> Iterator[CrossProducts]:
+    parts.reverse()
+    while parts:
+        yield parts.pop()
