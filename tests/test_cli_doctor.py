@@ -28,6 +28,12 @@ PATIENCE = {"bigmm.timeouts.connect": "1 s", "bigmm.timeouts.no-answer": "2 s"}
 BOUND = 30.0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """The loops of its fit are compiled once, which takes minutes on a busy machine and is not what is bounded."""
+    run("doctor")
+
+
 def complaint(*arguments: str, settings: dict[str, Any] | None = None) -> tuple[str, str]:
     """The line that needs attention, and what to do."""
     started = time.monotonic()

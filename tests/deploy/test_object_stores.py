@@ -104,10 +104,10 @@ def run(*arguments: str, code: int = 0, **environment: str) -> str:
 
 
 def manifest(directory: str) -> dict[str, object]:
-    """What saved crossproducts are, but for where their rows are: the plan's digest and the sources know the names of files."""
+    """What saved crossproducts are, but for where their rows are: the plan's digest, the sources and the seal know names."""
     filesystem = s3fs.S3FileSystem() if directory.startswith("s3:") else fsspec.filesystem("file")
     found = json.loads(filesystem.cat_file(f"{directory}/crossproducts.json"))
-    del found["plan_digest"], found["files"]["sources.parquet"]
+    del found["plan_digest"], found["seal"], found["files"]["sources.parquet"]
     return dict(found)
 
 
