@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -63,7 +63,7 @@ def _check_disjoint(parts: Sequence[Sources]) -> None:
         )
 
 
-def add(parts: Iterable[CrossProducts], threads: int = 1) -> CrossProducts:
+def add(parts: Iterable[CrossProducts], threads: int = 1, between: Callable[[], None] | None = None) -> CrossProducts:
     """Crossproducts of the rows of all parts, those of one pass among them: see `merge` for what users add up.
 
     Parameters
@@ -73,6 +73,8 @@ def add(parts: Iterable[CrossProducts], threads: int = 1) -> CrossProducts:
         as they are summed.
     threads : int
         Threads that sum the pairs.
+    between : callable, optional
+        Called after each sum of pairs.
 
     Raises
     ------
@@ -102,7 +104,11 @@ def add(parts: Iterable[CrossProducts], threads: int = 1) -> CrossProducts:
     )
     runs = {key: [part.pairs[key] for part in parts] for key in parts[0].pairs}
     del parts
-    pairs = {(g, h): add_pairs(runs.pop((g, h)), places[g], places[h], groups[g], groups[h], threads) for g, h in list(runs)}
+    pairs = {}
+    for g, h in list(runs):
+        pairs[g, h] = add_pairs(runs.pop((g, h)), places[g], places[h], groups[g], groups[h], threads)
+        if between is not None:
+            between()
     return replace(cp, pairs=pairs)
 
 

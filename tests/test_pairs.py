@@ -62,6 +62,21 @@ def test_merges_with_levels_of_their_own(shape: tuple[int, int, int], parts: int
         np.testing.assert_array_equal(mine, right)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize(("n", "g_count", "h_count"), [(0, 5, 5), (300_000, 2, 50_000), (300_000, 9_000, 40), (300_000, 200_000, 900)])
+def test_threads_give_the_same_sums(n: int, g_count: int, h_count: int, threads: int) -> None:
+    """Ranges of levels that hold few pairs twice and many, and gaps between what the threads write."""
+    runs = []
+    for part in range(3):
+        g, h = codes(n, g_count, 2 * part), codes(n, h_count, 2 * part + 1)
+        places = np.arange(g_count, dtype=np.int32), np.arange(h_count, dtype=np.int32)
+        runs.append(Run(*places, *counted(g, h, (g_count, h_count))))
+    alone = merge_counts(runs, g_count, h_count)
+    assert len(alone[0]) < sum(len(run.counts) for run in runs) or n == 0
+    for mine, right in zip(merge_counts(runs, g_count, h_count, threads), alone, strict=True):
+        np.testing.assert_array_equal(mine, right, strict=True)
+
+
 def test_counts_that_cancel_stay_and_large_ones_are_wide() -> None:
     same = np.arange(3, dtype=np.int32)
     pair = np.array([0, 2], dtype=np.int32), np.array([1, 0], dtype=np.int32)

@@ -1,6 +1,6 @@
 """The driver's sum of the batches: segments of neighbouring batches, merged as they fill up.
 
-Eight neighbouring segments of one size become one of the next, so that n batches are copied about log8(n) times
+Sixteen neighbouring segments of one size become one of the next, so that n batches are copied about log16(n) times
 instead of n, and the order of every addition depends on nothing but the number of batches.
 """
 
@@ -54,7 +54,7 @@ def total(segments: list[Segment]) -> CrossProducts:
     parts = [segment.slices[number] for number in range(len(segments[0].slices)) for segment in segments]
     segments.clear()
     give_back()  # what the chunks took, before the sum takes more
-    return add(_given_away(parts), len(os.sched_getaffinity(0)))
+    return add(_given_away(parts), len(os.sched_getaffinity(0)), between=give_back)
 
 
 def _given_away(parts: list[CrossProducts]) -> Iterator[CrossProducts]:

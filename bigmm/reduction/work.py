@@ -27,7 +27,7 @@ Slices: TypeAlias = tuple[CrossProducts, ...]
 OnError: TypeAlias = Literal["raise", "skip"]
 
 #: Chunks in a batch: few, so that what the workers hold at a time does not grow with the data.
-BATCH = 16
+BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Workers:
         """Batches under way, by the threads that the cluster has now."""
         with contextlib.suppress(OSError):  # whether the scheduler is there is for `result` to find out
             self._threads = sum(worker["nthreads"] for worker in self._fit_workers(self._patience["no-answer"]))
-        return min(2 + -(-2 * self._threads // BATCH), max(count("batches"), 2))
+        return min(1 + max(-(-2 * self._threads // BATCH), 1), max(count("batches"), 2))
 
     def _fit_workers(self, timeout: float) -> list[dict[str, Any]]:
         """Workers that may be given chunks, as the scheduler itself knows them: the client's knowledge may be old."""

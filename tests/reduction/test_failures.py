@@ -23,6 +23,7 @@ import bigmm
 from bigmm.errors import ClusterError, DataError, UnreadableError
 from bigmm.reduction.cluster import local_cluster
 from bigmm.reduction.progress import Progress
+from bigmm.reduction.work import BATCH
 
 FORMULA = "y ~ x + (x | g) + (1 | h)"
 FILES, GROUP_ROWS, GROUPS = 60, 50, 4
@@ -167,7 +168,7 @@ def test_all_workers_gone(files: Path, tmp_path: Path) -> None:
             process.wait()
     seen: list[int] = []
     cp = bigmm.reduce(FORMULA, files, checkpoint=folder, progress=lambda progress: seen.append(progress.done))
-    assert seen[0] >= 16
+    assert seen[0] >= BATCH
     assert cp.digest == bigmm.reduce(FORMULA, files).digest
 
 

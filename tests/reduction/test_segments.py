@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,3 +38,21 @@ def test_total_is_the_sum() -> None:
     expected = sum(product(seed).XytXy + product(seed + 100).XytXy for seed in range(11))
     assert not any(any(part.design.y_shift.values()) for segment in segments for part in segment.slices)
     np.testing.assert_allclose(total(segments).XytXy, expected, rtol=1e-12)
+
+
+def test_the_sum_gives_up_what_it_has_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When pairs of the second kind are summed, those of the first are gone."""
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({name: rng.integers(0, 50, 400) for name in ("g", "h", "k")} | {"y": rng.normal(size=400)})
+    segments: list[Segment] = []
+    for start in range(0, 400, 100):
+        segments = extended(segments, (bigmm.reduce("y ~ 1 + (1|g) + (1|h) + (1|k)", frame[start : start + 100]),))
+    held = [[weakref.ref(segment.slices[0].pairs[key].ZtZ) for segment in segments] for key in ((0, 1), (0, 2), (1, 2))]
+    left: list[list[int]] = []
+
+    def count() -> None:
+        left.append([sum(array() is not None for array in arrays) for arrays in held])
+
+    monkeypatch.setattr("bigmm.reduction.segments.give_back", count)
+    assert total(segments).nobs == 400
+    assert left == [[4, 4, 4], [0, 4, 4], [0, 0, 4], [0, 0, 0]]
