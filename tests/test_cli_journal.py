@@ -19,6 +19,7 @@ from bigmm.cli.figures import duration, short, size
 from bigmm.cli.journal import Journal
 from bigmm.cli.pace import Pace, in_full, in_short
 from bigmm.reduction.progress import Extent, Progress
+from bigmm.reduction.work import BATCH
 from bigmm.urls import text_without_secrets
 from tests.test_cli import SLEEP, finish, run, run_well, spawn
 
@@ -147,7 +148,7 @@ class TestRecords:
         run_well(*command, "--resume")
         second = read(log)[len(first) :]
         (planned,) = of(second, "planned")
-        assert planned["before"]["chunks"] == planned["before"]["files"] >= 16
+        assert planned["before"]["chunks"] == planned["before"]["files"] >= BATCH
         assert planned["before"]["rows"] == 60 * planned["before"]["chunks"]
         assert {chunk["number"] for chunk in of(second, "chunk")} == set(range(planned["before"]["chunks"], FILES))
 

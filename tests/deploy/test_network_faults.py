@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bigmm.reduction.work import BATCH
 from tests.deploy.hosts import Hosts, hosts, why_not
 
 REASON = why_not()
@@ -176,7 +177,7 @@ def test_the_driver_is_cut_off(network: Network) -> None:
     assert "run again" in last
     assert not (network.logs / "found").exists()
     kept = network.done()
-    assert 3 <= kept < CHUNKS // 16
+    assert 3 <= kept < CHUNKS // BATCH
     network.hosts.restore("driver")
     again = network.start_driver()
     seen: list[int] = []

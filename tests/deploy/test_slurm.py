@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
+from bigmm.reduction.work import BATCH
 from tests.deploy import slurm
 
 MISSING = slurm.missing_programs()
@@ -132,7 +133,7 @@ def test_preempted_twice(cluster: dict[str, str], shared: Path, undisturbed: Pat
         wait_until(lambda before=preemptions: shown(cluster, job)["Restarts"] == str(before), 60, log)  # type: ignore[misc]
         seen.append(done_batches(checkpoint))
     finish(cluster, shared, job)
-    assert 0 < seen[1] < seen[2] < FILES // 16
+    assert 0 < seen[1] < seen[2] < FILES // BATCH
     assert (shared / "preempted.cp/crossproducts.json").read_bytes() == (undisturbed / "crossproducts.json").read_bytes()
     estimates = []
     for name in ("undisturbed", "preempted"):
