@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -163,7 +164,7 @@ def test_a_worker_is_lost_between_evaluations(files: Path) -> None:
 def test_workers_are_lost_during_the_search(files: Path, monkeypatch: pytest.MonkeyPatch, small: float) -> None:
     """Slices are made again; large arguments, which nobody can make again, are sent again: the same bits at the end."""
     monkeypatch.setattr("bigmm.slice_map._SMALL", small)
-    formula, lost = "y ~ x + (x | g) + (1 | h)", list[int]()
+    formula, shots, killed = "y ~ x + (x | g) + (1 | h)", dict[int, threading.Timer](), list[int]()
     with local_cluster(2) as client:
         remote = bigmm.reduce_on_workers(formula, files, client)
         expected = remote.fit()
@@ -171,23 +172,27 @@ def test_workers_are_lost_during_the_search(files: Path, monkeypatch: pytest.Mon
         def shoot(number: int, theta: Any, value: float) -> None:
             """Before an evaluation is over, and without waiting for the worker that is started instead."""
             if number in {2, 3, 5}:
-                lost.append(number)
-                shot = threading.Timer(0.02 * number, kill_a_worker, [client])
-                shot.start()
+                shots[number] = threading.Timer(0.02 * number, kill_a_worker, [client, killed])
+                shots[number].start()
 
         fit = remote.model().fit(on_evaluation=shoot)
-    assert lost == [2, 3, 5]
+        for shot in shots.values():  # while the cluster is there
+            shot.join()
+    assert list(shots) == [2, 3, 5]
+    assert killed
     assert fit.objective == expected.objective
     np.testing.assert_array_equal(fit.theta, expected.theta)
     np.testing.assert_array_equal(fit.ranef()["g"], expected.ranef()["g"])
 
 
-def kill_a_worker(client: Client) -> None:
-    """One that the scheduler has, by the signal that cannot be caught."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    for worker in list(workers)[:1]:
-        nanny = next(one for one in client.cluster.workers.values() if one.worker_address == worker)
-        os.kill(nanny.pid, signal.SIGKILL)
+def kill_a_worker(client: Client, killed: list[int]) -> None:
+    """One that the scheduler has, by the signal that cannot be caught; none while all of them are being started again."""
+    known = client.scheduler_info(n_workers=-1)["workers"]
+    pids = [nanny.pid for nanny in client.cluster.workers.values() if nanny.worker_address in known and nanny.pid is not None]
+    for pid in pids[:1]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
 
 
 def kill_all_for_good(client: Client) -> None:
