@@ -24,7 +24,7 @@ from bigmm.errors import LabelError
 from bigmm.formula import parse_formula
 from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import ProgressCallback
-from bigmm.reduction.reduce import check_result, plan_pass
+from bigmm.reduction.reduce import blank_design, check_result, plan_pass
 from bigmm.reduction.run import RunOptions, run_on_workers
 from bigmm.reduction.sources import Plan
 from bigmm.reduction.work import OnError
@@ -164,7 +164,7 @@ def reduce_on_workers(
     FormulaError, DataError, ClusterError
         As `reduce`.
     """
-    plan, design = plan_pass(formula, data, weights, offset, na_action, on_error, storage_options)
+    plan, design = plan_pass(blank_design(formula, weights, offset, na_action, on_error), data, storage_options)
     with connect(client, here=False) as connected:
         assert connected is not None
         return keep_on_workers(plan, design, connected, RunOptions(on_error=on_error, progress=progress))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from distributed import Client
 from hypothesis import HealthCheck, settings
+
+from bigmm.reduction.cluster import local_cluster
+from tests.foreign_cluster import Cluster
 
 #: Few examples, always the same, so that runs are quick and repeatable; ``--hypothesis-profile=long`` looks for more by hand.
 settings.register_profile("quick", max_examples=10, derandomize=True, deadline=None, database=None)
@@ -32,3 +36,20 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8")
 
     return check
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Of two worker processes, for one file of tests."""
+    with local_cluster(2) as started:
+        yield started
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Processes that a test starts, as somebody else might have."""
+    started = Cluster(tmp_path)
+    try:
+        yield started
+    finally:
+        started.close()

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from distributed import Client
 
-from tests.reduction.test_foreign_clusters import NO_BIGMM, OTHER_BIGMM, Cluster
+from tests.foreign_cluster import NO_BIGMM, OTHER_BIGMM, Cluster
 from tests.test_cli import run
 
 MAKE_CERTS = Path(__file__).parents[1] / "deploy/tls/make_certs.sh"
@@ -124,15 +124,6 @@ def test_no_certificate_at_all(silent: int) -> None:
     line, remedy = complaint("--scheduler", f"tls://127.0.0.1:{silent}")
     assert "TLS expects" in line
     assert "(DASK_CONFIG, deploy/README.md)" in remedy
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    started = Cluster(tmp_path)
-    try:
-        yield started
-    finally:
-        started.close()
 
 
 @pytest.mark.cluster

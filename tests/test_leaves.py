@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import bigmm
 from bigmm.cli import main
 from bigmm.errors import ClusterError, FormulaError, ModelError, StorageError
 from bigmm.leaves import reduced
-from bigmm.reduction.cluster import local_cluster
 from bigmm.reduction.reduce import plan_pass
 from bigmm.remote import RemoteCrossProducts
 from bigmm.solver.residence import LeafSizes, choose_residence, count_bytes, needed_at_most
@@ -35,12 +33,6 @@ def frame() -> pd.DataFrame:
     g, h, x = rng.integers(0, 200, ROWS), rng.integers(0, 12, ROWS), rng.normal(size=ROWS)
     y = x + rng.normal(size=200)[g] + 0.5 * rng.normal(size=200)[g] * x + rng.normal(size=12)[h] + rng.normal(size=ROWS)
     return pd.DataFrame({"g": g, "h": h, "x": x, "y": y, "f": np.array(["p", "q"])[g % 2]})
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with local_cluster(2) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,6 @@ def frame() -> pd.DataFrame:
     y = 1e3 + x + rng.normal(size=300)[g] + 0.3 * rng.normal(size=300)[g] * x + 0.5 * rng.normal(size=25)[h] + rng.normal(size=ROWS)
     names = np.array([f"group {number}" for number in range(300)])
     return pd.DataFrame({"g": names[g], "h": h, "f": np.array(["p", "q", "r"])[f], "x": x, "y": y, "w": rng.uniform(0.5, 2.0, ROWS)})
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with local_cluster(2) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ _dpotri = _routine("cython_lapack", "dpotri", 5)
 # What the addresses below point at must live as long as they do.
 _LETTERS = {letter: ctypes.c_char(letter.encode()) for letter in "LRNT"}
 _L, _R, _N, _T = (ctypes.addressof(_LETTERS[letter]) for letter in "LRNT")
+_OPERATIONS = {"N": _N, "T": _T}
 _NUMBERS = [ctypes.c_double(number) for number in (0.0, 1.0, -1.0)]
 _ZERO, _ONE, _MINUS_ONE = (ctypes.addressof(number) for number in _NUMBERS)
 _INT = ctypes.sizeof(ctypes.c_int)
@@ -39,16 +40,11 @@ def _integers(*values: int) -> tuple[ctypes.Array[ctypes.c_int], list[int]]:
     return stored, [first + _INT * i for i in range(len(values))]
 
 
-def subtract_product(m: int, n: int, k: int, a: int, lda: int, b: int, ldb: int, c: int, ldc: int) -> None:
-    """C -= A B'; A (m, k), B (n, k), C (m, n)."""
+def subtract_product(operations: str, m: int, n: int, k: int, a: int, lda: int, b: int, ldb: int, c: int, ldc: int) -> None:
+    """C -= op(A) op(B); op(A) (m, k), op(B) (k, n), C (m, n). "NT" in `operations`: A as it is and B transposed."""
     _kept, (m_, n_, k_, lda_, ldb_, ldc_) = _integers(m, n, k, lda, ldb, ldc)
-    _dgemm(_N, _T, m_, n_, k_, _MINUS_ONE, a, lda_, b, ldb_, _ONE, c, ldc_)
-
-
-def subtract_product_of(transposed: bool, m: int, n: int, k: int, a: int, lda: int, b: int, ldb: int, c: int, ldc: int) -> None:
-    """C -= A B, or A'B; A (m, k) or (k, m), B (k, n), C (m, n)."""
-    _kept, (m_, n_, k_, lda_, ldb_, ldc_) = _integers(m, n, k, lda, ldb, ldc)
-    _dgemm(_T if transposed else _N, _N, m_, n_, k_, _MINUS_ONE, a, lda_, b, ldb_, _ONE, c, ldc_)
+    of_a, of_b = (_OPERATIONS[letter] for letter in operations)
+    _dgemm(of_a, of_b, m_, n_, k_, _MINUS_ONE, a, lda_, b, ldb_, _ONE, c, ldc_)
 
 
 def minus_symmetric_product(m: int, n: int, a: int, lda: int, b: int, ldb: int, c: int, ldc: int) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 from bigmm.columns import Array
 from bigmm.solver.layout import Index
 
-_jit = numba.njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+#: Compiles loops whose iterations threads share out.
+parallel_loops = numba.njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 
-@_jit
+@parallel_loops
 def leaf_factors(ZtZ: Array, T: Array, V: Array, logdet_of: Array) -> None:
     """V_j = L_j^-1 T' with L_j L_j' = T'(Z'Z)_j T + I, into `V` (q, k, k), and 2 log|L_j| into `logdet_of` (q,).
 
@@ -54,7 +55,7 @@ def leaf_factors(ZtZ: Array, T: Array, V: Array, logdet_of: Array) -> None:
                 V[j, a, column] = total / D[a, a]
 
 
-@_jit
+@parallel_loops
 def leaf_rows_by_leaf(blocks_indptr: Index, starts: Index, ZtZ: Array, V: Array, T: Array, B: Array) -> None:
     """B_j = V_j C_j T for one factor of the root, into `B` (nnz, k_1); blocks C (k_1, k) are ordered by leaf."""
     k1, k = V.shape[1], len(T)
@@ -70,7 +71,7 @@ def leaf_rows_by_leaf(blocks_indptr: Index, starts: Index, ZtZ: Array, V: Array,
             e += k
 
 
-@_jit
+@parallel_loops
 def leaf_rows_by_root(
     levels_indptr: Index, root_indptr: Index, root_leaves: Index, root_entries: Index, ZtZ: Array, V: Array, T: Array, B: Array
 ) -> None:
@@ -99,7 +100,7 @@ def _product(v: Array, C: Array, T: Array, b: int) -> float:
     return total
 
 
-@_jit
+@parallel_loops
 def subtract_into_dense(
     order: Index,
     threads: int,
@@ -135,7 +136,7 @@ def subtract_into_dense(
                         row[np.uint32(indices[e])] -= total
 
 
-@_jit
+@parallel_loops
 def subtract_from_sparse(
     order: Index,
     root_indptr: Index,
@@ -167,7 +168,7 @@ def subtract_from_sparse(
                 sums[S_indices[e]] = 0.0
 
 
-@_jit
+@parallel_loops
 def leaf_borders(V: Array, C: Array, out: Array) -> None:
     """V_j C_j of every leaf, into `out` (q, k, columns)."""
     q, k, width = C.shape
@@ -180,7 +181,7 @@ def leaf_borders(V: Array, C: Array, out: Array) -> None:
                 out[j, a, w] = total
 
 
-@_jit
+@parallel_loops
 def subtract_borders(root_indptr: Index, root_leaves: Index, root_entries: Index, B: Array, VtW: Array, out: Array) -> None:
     """`out` (r, columns) less sum_j B_j' VtW_j; VtW is (q, k, columns)."""
     r, width = out.shape
@@ -193,7 +194,7 @@ def subtract_borders(root_indptr: Index, root_leaves: Index, root_entries: Index
                     out[c, w] -= B[e, a] * VtW[leaf, a, w]
 
 
-@_jit
+@parallel_loops
 def leaf_effects(indptr: Index, indices: Index, B: Array, V: Array, VtW: Array, U: Array, out: Array) -> None:
     """V_j'(VtW_j - B_j U), into `out` (q, k, columns): the leaves' part of the solution for every column of W."""
     k, width = V.shape[1], VtW.shape[2]

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver.elimination import _jit
+from bigmm.solver.elimination import parallel_loops
 from bigmm.solver.layout import Index, Leaves
 
 #: Blocks of leaves.
@@ -95,7 +95,7 @@ def sum_leaves(
     )
 
 
-@_jit
+@parallel_loops
 def _leaf_sums(
     indptr: Index,
     indices: Index,

@@ -44,6 +44,10 @@ def factorize(S: Array, threads: int) -> int:
     -------
     int
         0, or the leading minor that is not positive.
+
+    References
+    ----------
+    The right-looking algorithm of LAPACK's dpotrf (https://www.netlib.org/lapack/explore-html/).
     """
     matrix = _Matrix(S)
     for j in spans(0, len(S), matrix.panel):
@@ -66,6 +70,10 @@ def invert(S: Array, threads: int, work: Array) -> None:
     threads : int
     work : array
         Room for `work_size` numbers.
+
+    References
+    ----------
+    Takahashi's equations for blocks of columns; Erisman and Tinney (1975), doi:10.1145/360680.360704.
     """
     matrix = _Matrix(S)
     for j in reversed(spans(0, len(S), matrix.panel)):
@@ -113,7 +121,7 @@ class _Matrix:
         blas.subtract_square(stop - start, width, self.at(start, j[0]), r, self.at(start, start), r)
         if stop < r:
             own, rest = self.at(start, j[0]), self.at(stop, j[0])
-            blas.subtract_product(r - stop, stop - start, width, rest, r, own, r, self.at(stop, start), r)
+            blas.subtract_product("NT", r - stop, stop - start, width, rest, r, own, r, self.at(stop, start), r)
 
     def quotient(self, j: Span, Y: Array, rows: Span) -> None:
         """Y = L_RJ L_JJ^-1, some rows; Y is (J, R) in C order."""
@@ -133,15 +141,15 @@ class _Matrix:
         size, y, z = stop - start, Y.ctypes.data - 8 * j[1], self.at(start, j[0])
         blas.minus_symmetric_product(size, width, self.at(start, start), r, y + 8 * start, n, z, r)
         if start > j[1]:
-            blas.subtract_product_of(False, size, width, start - j[1], self.at(start, j[1]), r, y + 8 * j[1], n, z, r)
+            blas.subtract_product("NN", size, width, start - j[1], self.at(start, j[1]), r, y + 8 * j[1], n, z, r)
         if stop < r:
-            blas.subtract_product_of(True, size, width, r - stop, self.at(stop, start), r, y + 8 * stop, n, z, r)
+            blas.subtract_product("TN", size, width, r - stop, self.at(stop, start), r, y + 8 * stop, n, z, r)
 
     def add_to_corner(self, j: Span, Y: Array, columns: Span) -> None:
         """Z_JJ -= Y'Z_RJ, some columns from the diagonal down."""
         (start, stop), n = columns, Y.shape[1]
         rows, y, z = j[1] - j[0] - start, Y.ctypes.data + 8 * n * start, self.at(j[1], j[0] + start)
-        blas.subtract_product_of(True, rows, stop - start, n, y, n, z, self.r, self.at(j[0] + start, j[0] + start), self.r)
+        blas.subtract_product("TN", rows, stop - start, n, y, n, z, self.r, self.at(j[0] + start, j[0] + start), self.r)
 
 
 def share(threads: int, task: Callable[[Span], None], tiles: Sequence[Span]) -> None:

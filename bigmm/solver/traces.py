@@ -9,15 +9,14 @@ import numba
 import numpy as np
 
 from bigmm.columns import Array
+from bigmm.solver.elimination import parallel_loops
 from bigmm.solver.layout import Index
 
 #: Orders up to which a dense inverse is looked up leaf by leaf.
 _CACHED = 800
 
-_jit = numba.njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
-
-@_jit
+@parallel_loops
 def spherical_rows(indptr: Index, V: Array, inverse_T: Array, B: Array) -> None:
     """B_j becomes L_j^-T B_j = T^-1 V_j'B_j, in place: what B_j S^-1 B_j' adds to D_j^-1 is G_j S^-1 G_j' of these."""
     k = V.shape[1]
@@ -39,6 +38,23 @@ def spherical_rows(indptr: Index, V: Array, inverse_T: Array, B: Array) -> None:
                 B[e, a] = total
 
 
+@numba.njit(inline="always", fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+def _add_products(row: Array, c: int, own: np.uint64, stop: np.uint64, indices: Index, G: Array, x: Array, out: Array) -> None:
+    """Add to `out` (k, k) what the entry `own`, in root column c, gives with itself and those after it in its leaf.
+
+    `row` is that of S^-1, `x` (k,) is room.
+    """
+    k = len(x)
+    for a in range(k):
+        x[a] = 0.5 * row[c] * G[own, a]
+    for e in range(own + np.uint64(1), stop):
+        for a in range(k):
+            x[a] += row[np.uint32(indices[e])] * G[e, a]
+    for a in range(k):
+        for b in range(k):
+            out[a, b] += x[a] * G[own, b] + G[own, a] * x[b]
+
+
 def from_dense(
     root_indptr: Index, root_leaves: Index, root_entries: Index, indptr: Index, indices: Index, G: Array, inverse: Array, out: Array
 ) -> None:
@@ -52,7 +68,7 @@ def from_dense(
         _traces_by_column(root_indptr, root_leaves, root_entries, indptr, indices, G, inverse, out)
 
 
-@_jit
+@parallel_loops
 def _traces_by_leaf(indptr: Index, indices: Index, G: Array, inverse: Array, out: Array) -> None:
     """As `from_dense`; each row of `out` is the sum over a run of leaves."""
     q, k, runs = len(indptr) - 1, G.shape[1], len(out)
@@ -60,20 +76,12 @@ def _traces_by_leaf(indptr: Index, indices: Index, G: Array, inverse: Array, out
         sums, x = np.zeros((k, k)), np.empty(k)
         for j in range(q * run // runs, q * (run + 1) // runs):
             for own in range(indptr[j], indptr[j + 1]):
-                row = inverse[indices[own]]
-                for a in range(k):
-                    x[a] = 0.5 * row[indices[own]] * G[own, a]
-                for e in range(own + 1, indptr[j + 1]):
-                    value = row[indices[e]]
-                    for a in range(k):
-                        x[a] += value * G[e, a]
-                for a in range(k):
-                    for b in range(k):
-                        sums[a, b] += x[a] * G[own, b] + G[own, a] * x[b]
+                c = indices[own]
+                _add_products(inverse[c], c, np.uint64(own), np.uint64(indptr[j + 1]), indices, G, x, sums)
         out[run] = sums
 
 
-@_jit
+@parallel_loops
 def _traces_by_column(
     root_indptr: Index, root_leaves: Index, root_entries: Index, indptr: Index, indices: Index, G: Array, inverse: Array, out: Array
 ) -> None:
@@ -93,17 +101,10 @@ def _traces_by_column(
                     total += row[np.uint32(indices[e])] * G[e, 0]
                 out[c, 0, 0] += 2.0 * total * G[own, 0]
             else:
-                for a in range(k):
-                    x[a] = 0.5 * row[c] * G[own, a]
-                for e in range(own + np.uint64(1), stop):
-                    for a in range(k):
-                        x[a] += row[np.uint32(indices[e])] * G[e, a]
-                for a in range(k):
-                    for b in range(k):
-                        out[c, a, b] += x[a] * G[own, b] + G[own, a] * x[b]
+                _add_products(row, c, own, stop, indices, G, x, out[c])
 
 
-@_jit
+@parallel_loops
 def from_sparse(
     root_indptr: Index,
     root_leaves: Index,
@@ -130,11 +131,4 @@ def from_sparse(
                     out[c, a, b] = 0.0
             for t in range(root_indptr[c], root_indptr[c + 1]):
                 own, stop = np.uint64(root_entries[t]), np.uint64(indptr[root_leaves[t] + 1])
-                for a in range(k):
-                    x[a] = 0.5 * row[c] * G[own, a]
-                for e in range(own + np.uint64(1), stop):
-                    for a in range(k):
-                        x[a] += row[np.uint32(indices[e])] * G[e, a]
-                for a in range(k):
-                    for b in range(k):
-                        out[c, a, b] += x[a] * G[own, b] + G[own, a] * x[b]
+                _add_products(row, c, own, stop, indices, G, x, out[c])
