@@ -74,7 +74,8 @@ def smls(start: int, stop: int, groups: int, replicates: int) -> pd.DataFrame:
     """
     rows = groups * replicates
     step = next(step for step in range(int(rows * 0.618) | 1, rows, 2) if np.gcd(step, rows) == 1)
-    place = np.arange(start, stop, dtype=np.int64) * step % rows
+    # The first product is one of Python's numbers: it passes 2^63 where there are more than four billion rows.
+    place = (start * step % rows + np.arange(stop - start, dtype=np.int64) * step) % rows
     group, replicate = np.divmod(place, replicates)
     centre = np.where(group == 0, 4, np.where(group % 2 == 1, 3, 5))
     inside = np.where(replicate == 0, 0, np.where(replicate % 2 == 1, -1, 1))

@@ -1,30 +1,69 @@
-"""Steady memory: many fits in one process, or one pass after another for some time.
+"""Steady memory: many fits in one process, or one pass that lasts for hours.
 
     python benchmarks/soak.py fits 500            # results/soak_fits.csv and .png
-    python benchmarks/soak.py passes --minutes 120
+    python benchmarks/soak.py pass 8e10           # results/soak_pass.csv and .png
 
-Each line of the table is the resident memory after a fit, or a pass; the first tenth, in which code is compiled, is left out
-of the slope that is printed.
+Fits: a line of the table is what was seen after a fit. Pass: every half minute, the rows that were read and the resident memory of
+the driver and of the larger of two workers. They make the rows themselves, of the SmLs family, so that the answer is known.
+The first tenth, in which code is compiled, is left out of the slopes that are printed.
 """
 
 from __future__ import annotations
 
-import argparse
+import csv
 import gc
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import matplotlib.pyplot as plt
+import click
+import dask.dataframe as dd
+import generate
 import numpy as np
 import pandas as pd
+import psutil
+import results
+from matplotlib.figure import Figure
 
 import bigmm
+from bigmm.reduction.cluster import local_cluster
 
 RESULTS = Path(__file__).parent / "results"
+#: Levels of the long pass, whose result stays small, and rows made by one of its tasks.
+_GROUPS, _TASK_ROWS = 100_001, 4_000_000
+_EVERY_SECONDS = 30.0
 
 
-def rows(n: int, seed: int = 1) -> pd.DataFrame:
+@click.group(help=__doc__)
+def main() -> None:
+    """Choose what lasts."""
+
+
+@main.command()
+@click.argument("count", type=int, default=500)
+def fits(count: int) -> None:
+    """Fit one model again and again in this process."""
+    path = RESULTS / "soak_fits.csv"
+    with path.open("w", newline="") as file:
+        seen = csv.writer(file)
+        seen.writerow(["number", "seconds", "driver_mib"])
+        for number, seconds in enumerate(_fits(count), 1):
+            gc.collect()
+            seen.writerow([number, round(seconds, 4), round(_resident(psutil.Process()), 2)])
+    report(pd.read_csv(path), "number", path)
+
+
+def _fits(count: int) -> Iterator[float]:
+    """Seconds of each fit; crossproducts, model and fit are made anew."""
+    frame = _crossed(30_000)
+    for _ in range(count):
+        started = time.perf_counter()
+        bigmm.lmer("y ~ x + (1 + x | g) + (1 | h)", frame, client=0).ranef()
+        yield time.perf_counter() - started
+
+
+def _crossed(n: int, seed: int = 1) -> pd.DataFrame:
     """Two crossed factors, one with a random slope."""
     rng = np.random.default_rng(seed)
     g, h, x = rng.integers(0, n // 30, n), rng.integers(0, 60, n), rng.normal(size=n)
@@ -32,54 +71,70 @@ def rows(n: int, seed: int = 1) -> pd.DataFrame:
     return pd.DataFrame({"y": y, "x": x, "g": g, "h": h})
 
 
-def resident() -> float:
-    """MiB of this process that are in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
+@main.command("pass")
+@click.argument("rows", type=float, default=8e10)
+@click.option("--workers", default=2, show_default=True)
+def one_pass(rows: float, workers: int) -> None:
+    """Reduce this many rows in one pass, and fit them."""
+    path, replicates = RESULTS / "soak_pass.csv", int(rows) // _GROUPS | 1
+    with path.open("w", newline="") as file, local_cluster(workers) as client:
+        cp = bigmm.reduce(generate.SMLS, _smls(replicates), client=client, progress=_Watch(file))
+    fit = cp.fit()
+    exact = np.array(generate.exact_variances(replicates))
+    error = np.abs(np.array([fit.sigma**2, (fit.theta[0] * fit.sigma) ** 2]) / exact - 1.0).max()
+    report(pd.read_csv(path), "seconds", path)
+    click.echo(f"{fit.nobs:,} rows, largest relative error of the two variances {error:.1e}, digest {cp.digest}")
 
 
-def fits(count: int) -> Iterator[float]:
-    """Seconds of each fit; crossproducts, model and fit are made anew."""
-    frame = rows(30_000)
-    for _ in range(count):
-        started = time.perf_counter()
-        bigmm.lmer("y ~ x + (1 + x | g) + (1 | h)", frame, client=0).ranef()
-        yield time.perf_counter() - started
+def _smls(replicates: int) -> Any:
+    """Rows made inside the tasks."""
+    total = _GROUPS * replicates
+
+    def part(start: int) -> pd.DataFrame:
+        return generate.smls(start, min(start + _TASK_ROWS, total), _GROUPS, replicates)
+
+    return dd.from_map(part, range(0, total, _TASK_ROWS), meta=generate.smls(0, 0, _GROUPS, replicates))
 
 
-def passes(minutes: float) -> Iterator[float]:
-    """Seconds of each pass over three million rows in memory."""
-    frame, end = rows(3_000_000), time.monotonic() + 60.0 * minutes
-    while time.monotonic() < end:
-        started = time.perf_counter()
-        bigmm.reduce("y ~ x + (1 + x | g) + (1 | h)", frame, client=0)
-        yield time.perf_counter() - started
+class _Watch:
+    """Writes a line every half minute of a pass; what was seen so far is kept when the pass is broken off."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._writer = file, csv.writer(file)
+        self._writer.writerow(["seconds", "rows", "driver_mib", "worker_mib"])
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, progress: bigmm.Progress) -> None:
+        now = time.monotonic()
+        if progress.stage != "reduce" or now - self._last < _EVERY_SECONDS:
+            return
+        self._last, driver = now, psutil.Process()
+        workers = max(_resident(child) for child in driver.children(recursive=True))
+        self._writer.writerow([round(now - self._started, 1), progress.rows, round(_resident(driver), 2), round(workers, 2)])
+        self._file.flush()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["fits", "passes"])
-    parser.add_argument("count", type=int, nargs="?", default=500)
-    parser.add_argument("--minutes", type=float, default=120.0)
-    asked = parser.parse_args()
-    seen = []
-    for number, seconds in enumerate(fits(asked.count) if asked.what == "fits" else passes(asked.minutes), 1):
-        gc.collect()
-        seen.append({"number": number, "seconds": round(seconds, 4), "resident_mib": round(resident(), 2)})
-    table = pd.DataFrame(seen)
-    table.to_csv(RESULTS / f"soak_{asked.what}.csv", index=False)
+def _resident(process: psutil.Process) -> float:
+    """MiB of a process that are in memory."""
+    return float(process.memory_info().rss) / 2**20
+
+
+def report(table: pd.DataFrame, by: str, path: Path) -> None:
+    """Print how much memory grows, and draw it."""
     late = table.iloc[len(table) // 10 :]
-    slope = np.polyfit(late["number"], late["resident_mib"], 1)[0] * 1024.0
-    print(f"{len(table)} {asked.what} in {table['seconds'].sum():.0f} s: {late['resident_mib'].iloc[0]:.0f} MiB after a tenth, "
-          f"{late['resident_mib'].iloc[-1]:.0f} MiB at the end, {slope:.2f} KiB more each")  # fmt: skip
-    draw(table, asked.what)
-
-
-def draw(table: pd.DataFrame, what: str) -> None:
-    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-    axes.plot(table["number"], table["resident_mib"])
-    axes.set(xlabel=f"{what}", ylabel="resident memory (MiB)", ylim=(0, None))
-    figure.savefig(RESULTS / f"soak_{what}.png", dpi=120)
+    for column in [name for name in table.columns if name.endswith("_mib")]:
+        slope = np.polyfit(late[by], late[column], 1)[0] * (late[by].iloc[-1] - late[by].iloc[0])
+        click.echo(f"{column[:-4]}: {late[column].iloc[0]:.0f} MiB after a tenth, {late[column].iloc[-1]:.0f} MiB at the end, "
+                   f"{slope:+.1f} MiB by the straight line through what is between")  # fmt: skip
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    for column in [name for name in table.columns if name.endswith("_mib")]:
+        axes.plot(table[by], table[column], label=column[:-4])
+    cpu, cores = results.machine()
+    axes.set(xlabel="fits" if by == "number" else "seconds of one pass", ylabel="resident memory (MiB)", ylim=(0, None))
+    axes.set_title(f"{cpu}, {cores} cores", fontsize=9)
+    axes.legend()
+    figure.savefig(path.with_suffix(".png"), dpi=120, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from bigmm.errors import ClusterError, FormulaError, StorageError
 from bigmm.formula import parse_formula
 from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import ProgressCallback
-from bigmm.reduction.reduce import can_read_here, plan_pass, reduce_plan, with_plan
+from bigmm.reduction.reduce import blank_design, plan_pass, reduce_plan, with_plan
 from bigmm.reduction.run import RunOptions
 from bigmm.reduction.sources import Plan
 from bigmm.reduction.work import OnError
@@ -79,10 +79,10 @@ def reduced(
         raise StorageError("a checkpoint holds what is reduced here, and leaves on workers are not: leave it out, or choose leaves='local'")
     if leaves == "workers" and len(parse_formula(formula).responses) > 1:
         raise FormulaError("leaves on workers serve one response: fit them one by one, or choose leaves='local'", formula, 0)
-    plan, design = plan_pass(formula, data, weights, offset, na_action, on_error, storage_options)
+    plan, design = plan_pass(blank_design(formula, weights, offset, na_action, on_error), data, storage_options)
     options = RunOptions(checkpoint, resume, on_error, progress)
     with ExitStack() as cluster:
-        connected = cluster.enter_context(connect(client, here=leaves != "workers" and can_read_here(plan)))
+        connected = cluster.enter_context(connect(client, here=leaves != "workers" and plan.readable_here))
         before = _before(plan, design, leaves, connected, checkpoint)
         if before is not None:
             found = Reduced(reduce_plan(plan, design, connected, options), before)

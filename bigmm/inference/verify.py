@@ -16,7 +16,8 @@ from bigmm.errors import DataError
 from bigmm.formula.terms import Formula
 from bigmm.inference.predict import Predictor, build_predictor
 from bigmm.reduction.rows import evaluate_rows
-from bigmm.reduction.sources import plan_data
+from bigmm.reduction.sources import Chunk, plan_data
+from bigmm.reduction.sources.partitions import read_sent
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
@@ -56,8 +57,7 @@ class Verification:
 def verify(fit: LinearMixedModelFit, data: Any, client: Any = None) -> Verification:
     """Read the rows of a fit once more; see `LinearMixedModelFit.verify`."""
     residuals = _Residuals(build_predictor(fit), fit.formula)
-    is_dask = type(data).__module__.partition(".")[0] == "dask"
-    parts = _of_partitions(residuals, data) if is_dask else _of_chunks(residuals, data, client)
+    parts = _of_chunks(residuals, data, client)
     rows = sum(count for count, _ in parts)
     if rows != fit.nobs:
         raise DataError(f"the data have {rows:,} complete rows, the fit was made from {fit.nobs:,}: give the same data")
@@ -87,17 +87,9 @@ class _Residuals:
         residual: Array = rows.y[0] - self.predictor.fixed(rows) - self.predictor.random(rows)
         return rows.count, float((residual**2 if rows.weights is None else rows.weights * residual**2).sum())
 
-    def of_frame(self, frame: pd.DataFrame) -> tuple[int, float]:
-        """The same of a pandas frame."""
-        if not len(frame):
-            return 0, 0.0
-        chunks = plan_data(frame, self.names).chunks
-        parts = [self.squares(chunk.read(self.names), chunk.name) for chunk in chunks]
-        return sum(count for count, _ in parts), sum(square for _, square in parts)
-
-    def of_chunk(self, chunk: Any) -> tuple[int, float]:
-        """The same of a chunk of a plan."""
-        return self.squares(chunk.read(self.names), chunk.name)
+    def of_chunk(self, chunk: Chunk, frame: pd.DataFrame | None = None) -> tuple[int, float]:
+        """The same of a chunk of a plan, whose partition has been computed when it is one of a Dask frame."""
+        return self.squares(read_sent(chunk, frame, self.names), chunk.name)
 
 
 def _of_chunks(residuals: _Residuals, data: Any, client: Any) -> list[tuple[int, float]]:
@@ -107,32 +99,20 @@ def _of_chunks(residuals: _Residuals, data: Any, client: Any) -> list[tuple[int,
     from bigmm.reduction.workers import Workers
 
     plan = plan_data(data, residuals.names)
-    with connect(client, here=all(chunk.nbytes for chunk in plan.chunks)) as connected:
+    with connect(client, here=plan.readable_here) as connected:
         if connected is None:
             with ThreadPoolExecutor() as pool:
                 return list(pool.map(residuals.of_chunk, plan.chunks))
         carried = connected.scatter(residuals, broadcast=True, hash=False)
         with Workers(connected, Tally((), None)) as workers:
-            futures = [workers.start(_verify, carried, chunk) for chunk in plan.chunks]
+            futures = [workers.start(_verify, carried, *workers.sent(chunk)) for chunk in plan.chunks]
             found: list[Any] = [workers.result(future) for future in futures]
             return found
 
 
-def _verify(residuals: _Residuals, chunk: Any) -> tuple[int, float]:
+def _verify(residuals: _Residuals, chunk: Chunk, frame: pd.DataFrame | None) -> tuple[int, float]:
     """The name that Dask's dashboard shows."""
-    return residuals.of_chunk(chunk)
-
-
-def _of_partitions(residuals: _Residuals, frame: Any) -> list[tuple[int, float]]:
-    import dask
-
-    carried = dask.delayed(residuals, pure=True)
-    parts = [dask.delayed(_of_frame)(carried, part) for part in frame[list(residuals.names)].to_delayed()]
-    return list(dask.compute(*parts))
-
-
-def _of_frame(residuals: _Residuals, frame: pd.DataFrame) -> tuple[int, float]:
-    return residuals.of_frame(frame)
+    return residuals.of_chunk(chunk, frame)
 
 
 def _from_crossproducts(fit: LinearMixedModelFit) -> float:

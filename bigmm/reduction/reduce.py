@@ -108,27 +108,30 @@ def reduce(
         if not data:
             return into
         into = without_skipped(into, data)
-    plan = plan_data(data, design.names, storage_options=storage_options)
-    design = design_for_plan(design, plan)
+    plan, design = plan_pass(design, data, storage_options)
     design = design if into is None else with_constants_of(into, design)
-    with connect(client, here=can_read_here(plan)) as connected:
+    with connect(client, here=plan.readable_here) as connected:
         cp = reduce_plan(plan, design, connected, RunOptions(checkpoint, resume, on_error, progress))
     return cp if into is None else add([into, cp])
 
 
-def plan_pass(
-    formula: str,
-    data: Any,
-    weights: str | None,
-    offset: str | None,
-    na_action: NaAction,
-    on_error: OnError,
-    storage_options: Mapping[str, Any] | None,
-) -> tuple[Plan, Design]:
-    """What a pass reads and collects; arguments and errors as those of `reduce`."""
-    design = blank_design(formula, weights, offset, na_action, on_error)
-    plan = plan_data(data, design.names, storage_options=storage_options)
-    return plan, design_for_plan(design, plan)
+def plan_pass(blank: Design, data: Any, storage_options: Mapping[str, Any] | None) -> tuple[Plan, Design]:
+    """What a pass reads and collects.
+
+    Parameters
+    ----------
+    blank : Design
+        Of `blank_design`.
+    data, storage_options
+        As for `reduce`.
+
+    Raises
+    ------
+    DataError
+        For data that cannot be read, unknown columns, or columns of a wrong kind.
+    """
+    plan = plan_data(data, blank.names, storage_options=storage_options)
+    return plan, design_for_plan(blank, plan)
 
 
 def reduce_plan(plan: Plan, design: Design, client: Client | None, options: RunOptions) -> CrossProducts:
@@ -175,14 +178,6 @@ def design_for_plan(design: Design, plan: Plan) -> Design:
 def _as_level(category: Level) -> Level:
     """A declared category as the passes' levels have it: dates are moments in time there."""
     return pd.Timestamp(category) if isinstance(category, datetime.date) else category
-
-
-def can_read_here(plan: Plan) -> bool:
-    """Whether threads of this process may take the place of a cluster: faster on one machine, for nothing travels.
-
-    The partitions of a Dask frame may need whatever made them: these ask for a cluster.
-    """
-    return plan.in_memory or all(chunk.nbytes for chunk in plan.chunks)
 
 
 def _check_rows(cp: CrossProducts) -> None:

@@ -18,6 +18,7 @@ from bigmm.reduction.partial import sliced_crossproducts
 from bigmm.reduction.progress import ChunkReport
 from bigmm.reduction.slices import Slicing
 from bigmm.reduction.sources import Chunk
+from bigmm.reduction.sources.partitions import read_sent
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def reduce_chunk(task: ChunkTask, report: Report, frame: Any = None) -> Slices:
     """
     started, chunk, names = time.time(), task.chunk, task.design.names
     try:
-        table = chunk.read(names) if frame is None else chunk.read_frame(frame, names)  # type: ignore[attr-defined]
+        table = read_sent(chunk, frame, names)
     except UnreadableError as error:
         if task.on_error == "raise":
             raise

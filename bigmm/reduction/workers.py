@@ -23,6 +23,8 @@ from bigmm.errors import ClusterError
 from bigmm.reduction.guarded import Guarded, log_forwarded
 from bigmm.reduction.progress import ChunkReport
 from bigmm.reduction.settings import count, resources, seconds, setting
+from bigmm.reduction.sources.chunks import Chunk
+from bigmm.reduction.sources.partitions import DaskChunk
 from bigmm.reduction.tally import Tally
 from bigmm.reduction.work import BATCH, ChunkTask, Slices, reduce_chunk
 
@@ -81,13 +83,17 @@ class Workers:
         ]
 
     def submit_chunk(self, task: ChunkTask) -> Future:
-        """Start a chunk; a partition of a Dask frame is computed where its reduction runs."""
+        """Start the reduction of a chunk."""
         key, report = f"bigmm-reduce-{task.number}-{self._run}", LogEvent(self._topic)
-        delayed = getattr(task.chunk, "delayed", None)
-        if delayed is None:
-            return self.start(reduce_chunk, task, report, key=key, resources=self._resources or None)
-        bare = dataclasses.replace(task, chunk=dataclasses.replace(task.chunk, delayed=None))  # type: ignore[type-var]
-        return self.start(reduce_chunk, bare, report, self._client.compute(delayed), key=key, resources=self._resources or None)
+        chunk, frame = self.sent(task.chunk)
+        task = dataclasses.replace(task, chunk=chunk)
+        return self.start(reduce_chunk, task, report, frame, key=key, resources=self._resources or None)
+
+    def sent(self, chunk: Chunk) -> tuple[Chunk, Future | None]:
+        """A chunk as it travels; a partition of a Dask frame is computed where its task runs, and leaves its graph here."""
+        if not isinstance(chunk, DaskChunk):
+            return chunk, None
+        return dataclasses.replace(chunk, delayed=None), self._client.compute(chunk.alone())
 
     def submit(self, function: Callable[..., Any], futures: Sequence[Future]) -> Future:
         """Start a merge, before other chunks: it frees memory."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def test_files_and_partitions(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    options = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+    options = {"dashboard_address": "127.0.0.1:0", "silence_logs": False}
     with LocalCluster(n_workers=2, threads_per_worker=1, **options) as started:
         yield started
 
@@ -68,7 +67,7 @@ def test_on_workers(cluster: LocalCluster, tmp_path: Path, weights: str | None) 
         with get_task_stream(client) as stream:
             assert fit.verify(tmp_path, client=client) == here
         assert len(stream.data) == 6
-        assert fit.verify(dd.from_pandas(frame, npartitions=6)).from_rows == pytest.approx(here.from_rows, rel=1e-12)
+        assert fit.verify(dd.from_pandas(frame, npartitions=6), client=client).from_rows == pytest.approx(here.from_rows, rel=1e-12)
         with pytest.raises(bigmm.DataError, match="give the same data"):
             fit.verify(tmp_path / "0.parquet", client=client)
     assert fit.verify(tmp_path, client=cluster) == here

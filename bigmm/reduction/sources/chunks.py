@@ -77,6 +77,14 @@ class Plan:
     in_memory: bool
     empty: tuple[Origin, ...] = ()
 
+    @property
+    def readable_here(self) -> bool:
+        """Whether threads of this process may take the place of a cluster: faster on one machine, for nothing travels.
+
+        The partitions of a Dask frame may need whatever made them: these ask for a cluster.
+        """
+        return self.in_memory or all(chunk.nbytes for chunk in self.chunks)
+
 
 def digest_of(parts: Iterable[object]) -> str:
     """Hash of the texts of some values; where one ends and the next begins matters."""

@@ -9,18 +9,18 @@ import dask
 import pandas as pd
 import pyarrow as pa
 import pyarrow.types as pt
+from dask.delayed import Delayed
+from dask.optimization import cull
 
 from bigmm.accounting import Origin
 from bigmm.errors import DataError
-from bigmm.reduction.sources.chunks import Plan, digest_of
+from bigmm.reduction.sources.chunks import Chunk, Plan, digest_of
 from bigmm.reduction.sources.columns import fit_table
 from bigmm.reduction.sources.frames import arrow_table, check_columns, declared_categories
 from bigmm.reduction.sources.schema import TEXT, unify_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from dask.delayed import Delayed
 
 _UNKNOWN = "__UNKNOWN_CATEGORIES__"
 
@@ -29,12 +29,12 @@ _UNKNOWN = "__UNKNOWN_CATEGORIES__"
 class DaskChunk:
     """A partition of a Dask data frame.
 
-    A task that gets the partition from `delayed` turns it into a table with `read_frame`; `read` computes it first.
+    A task that gets the partition, computed, turns it into a table with `read_frame`; `read` computes it first.
 
     Parameters
     ----------
     delayed : dask.delayed.Delayed
-        The partition, a pandas frame of the needed columns. It carries the graph of the whole frame.
+        The partition, a pandas frame of the needed columns, with the graph of the whole frame. None where the chunk travels.
     number : int
         Position among the partitions.
     schema : pyarrow.Schema
@@ -64,9 +64,18 @@ class DaskChunk:
         """A frame, which has no name."""
         return (Origin("<Dask frame>"),)
 
+    def alone(self) -> Delayed:
+        """The partition with the tasks that it is made by and no others.
+
+        A graph travels whole when one of its keys is computed: one partition after the other, the graphs of a frame of many
+        would take longer than its rows.
+        """
+        graph, _ = cull(self.delayed.dask, self.delayed.key)
+        return Delayed(self.delayed.key, graph)
+
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Compute the partition: all its rows."""
-        frame: pd.DataFrame = self.delayed.compute()
+        frame: pd.DataFrame = self.alone().compute()
         return self.read_frame(frame, columns)
 
     def read_frame(self, frame: pd.DataFrame, columns: Sequence[str]) -> pa.Table:
@@ -75,7 +84,12 @@ class DaskChunk:
 
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
         """First rows; the partition is computed, but only they travel."""
-        return self.read_frame(self.delayed.head(rows).compute(), columns)
+        return self.read_frame(self.alone().head(rows).compute(), columns)
+
+
+def read_sent(chunk: Chunk, frame: pd.DataFrame | None, columns: Sequence[str]) -> pa.Table:
+    """Read a chunk where it was sent to; `frame` is its partition, computed, when it is one of a Dask frame."""
+    return chunk.read_frame(frame, columns) if isinstance(chunk, DaskChunk) and frame is not None else chunk.read(columns)
 
 
 class DaskFrame(Protocol):
