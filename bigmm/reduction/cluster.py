@@ -36,6 +36,8 @@ _CONFIG = {
     "distributed.comm.retry.count": 3,
     "distributed.deploy.lost-worker-timeout": "1 day",
 }
+#: Dask's loggers that have levels of their own, in this process.
+_LOGGERS = ("distributed", "distributed.client", "distributed.gc")
 #: Of a local cluster: what goes wrong in a worker reaches the caller as an exception, and its log would say it again.
 _QUIET_WORKERS = {
     "distributed.nanny.pre-spawn-environ.DASK_LOGGING": repr(dict.fromkeys(["distributed", "tornado", "tornado.application"], "critical"))
@@ -107,10 +109,28 @@ def local_cluster(workers: int | None = None) -> Iterator[Client]:
     count = workers or setting("local-cluster.workers") or len(os.sched_getaffinity(0))
     with (
         dask.config.set({**_CONFIG, **_QUIET_WORKERS}),
+        _quiet(),
         _starting(count) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Dask's log by its loggers.
+
+    The cluster's own `silence_logs` does it by their handlers, which may be the caller's for all that is logged.
+    """
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _starting(count: int) -> LocalCluster:
@@ -131,7 +151,7 @@ def _starting(count: int) -> LocalCluster:
             memory_limit=setting("local-cluster.memory-limit"),
             # Without a dashboard it still listens, on 8787 and everywhere.
             scheduler_kwargs={"dashboard_address": setting("local-cluster.dashboard-address")},
-            silence_logs=logging.CRITICAL,
+            silence_logs=False,
         )
     except (OSError, RuntimeError) as error:
         raise ClusterError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -52,12 +54,6 @@ pytestmark = pytest.mark.cluster
 
 FORMULA = "y ~ a * x + (x | g) + (1 | h) + (1 | g:h)"
 FORBIDDEN = ("sksparse", "nlopt", "bigmm.solver", "bigmm.inference")
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with local_cluster(2) as started:
-        yield started
 
 
 def rows(n: int = 1200, seed: int = 0) -> pd.DataFrame:
@@ -321,6 +317,23 @@ class TestConnections:
             with pytest.raises(ClusterError, match=r"^no Dask scheduler answers at '127.*$"):
                 bigmm.reduce(FORMULA, FRAME, client=f"127.0.0.1:{server.getsockname()[1]}")
         gc.collect()
+
+    def test_a_local_cluster_is_quiet_and_the_callers_log_is_not(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A handler may serve several loggers: a local cluster must not silence it, but Dask's own loggers."""
+        caplog.set_level(logging.INFO, "distributed")
+        said = io.StringIO()
+        handler = logging.StreamHandler(said)
+        loggers = [logging.getLogger(name) for name in ("distributed", "bigmm")]
+        for logger in loggers:
+            logger.addHandler(handler)
+        try:
+            with local_cluster(1):
+                loggers[1].warning("heard")
+            logging.getLogger("distributed.worker").info("heard afterwards")
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+        assert said.getvalue() == "heard\nheard afterwards\n"
 
     def test_local_cluster_that_does_not_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(**_: Any) -> None:

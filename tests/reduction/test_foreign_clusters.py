@@ -25,12 +25,11 @@ from distributed import Client, LocalCluster
 import bigmm
 from bigmm.errors import ClusterError
 from bigmm.reduction.progress import ChunkReport, Progress
+from tests.foreign_cluster import NO_BIGMM, OTHER_BIGMM, Cluster
 
 pytestmark = pytest.mark.cluster
 
 FORMULA = "y ~ x + (1 | g)"
-NO_BIGMM = "import sys; sys.modules['bigmm'] = None"
-OTHER_BIGMM = "import bigmm; bigmm.__version__ = '0.0.9'"
 #: A bigmm that has not all that a task of today is made of.
 OLDER_BIGMM = f"{OTHER_BIGMM}; import sys; sys.modules['bigmm.reduction.guarded'] = None"
 OTHER_PYARROW = """
@@ -56,47 +55,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Cluster:
-    """A scheduler and workers in processes of their own, as somebody else might have started them."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._started = folder, list[subprocess.Popen[bytes]]()
-        self.file = folder / "scheduler.json"
-
-    def scheduler(self, preload: str = "") -> None:
-        self._start("scheduler", ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"], preload)
-        deadline = time.monotonic() + 60
-        while not (self.file.exists() and self.file.read_text().rstrip().endswith("}")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    def worker(self, *options: str, preload: str = "") -> None:
-        self._start("worker", ["--no-nanny", "--nthreads", "1", "--no-dashboard", *options], preload)
-
-    def _start(self, kind: str, options: list[str], preload: str) -> None:
-        if preload:
-            script = self._folder / f"preload_{len(self._started)}.py"
-            script.write_text(preload + "\n")
-            options = [*options, "--preload", str(script)]
-        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file), *options]
-        with (self._folder / f"{len(self._started)}.log").open("wb") as log:
-            self._started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder))
-
-    def close(self) -> None:
-        for process in reversed(self._started):
-            process.kill()
-            process.wait()
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    started = Cluster(tmp_path)
-    try:
-        yield started
-    finally:
-        started.close()
-
-
 def wait(part: pd.DataFrame, until: str) -> pd.DataFrame:
     """Take a while, until a file is there."""
     time.sleep(0.3 if len(part) and not os.path.exists(until) else 0.0)
@@ -117,7 +75,7 @@ def by_value(function: Any) -> Any:
 
 
 def local(**options: Any) -> LocalCluster:
-    return LocalCluster(threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL, **options)
+    return LocalCluster(threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=False, **options)
 
 
 # versions
