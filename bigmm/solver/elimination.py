@@ -14,6 +14,8 @@ from bigmm.solver.layout import Index
 
 #: Compiles loops whose iterations threads share out.
 parallel_loops = numba.njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+#: Compiles a part of such loops, wherever it is used.
+loop_part = numba.njit(inline="always", fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 
 @parallel_loops
@@ -87,7 +89,7 @@ def leaf_rows_by_root(
                 s += 1
 
 
-@numba.njit(inline="always", fastmath={"contract", "reassoc", "nsz"})
+@loop_part
 def _product(v: Array, C: Array, T: Array, b: int) -> float:
     """V C T, one entry; T is lower triangular."""
     total = 0.0

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver.elimination import parallel_loops
+from bigmm.solver.elimination import loop_part, parallel_loops
 from bigmm.solver.layout import Index
 
 #: Orders up to which a dense inverse is looked up leaf by leaf.
@@ -38,18 +38,31 @@ def spherical_rows(indptr: Index, V: Array, inverse_T: Array, B: Array) -> None:
                 B[e, a] = total
 
 
-@numba.njit(inline="always", fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+@loop_part
 def _add_products(row: Array, c: int, own: np.uint64, stop: np.uint64, indices: Index, G: Array, x: Array, out: Array) -> None:
     """Add to `out` (k, k) what the entry `own`, in root column c, gives with itself and those after it in its leaf.
 
-    `row` is that of S^-1, `x` (k,) is room.
+    `row` is that of S^-1, `x` (k,) is room. Four components at a time stay in registers; where fewer are left, the last is
+    summed again.
     """
-    k = len(x)
-    for a in range(k):
-        x[a] = 0.5 * row[c] * G[own, a]
-    for e in range(own + np.uint64(1), stop):
-        for a in range(k):
-            x[a] += row[np.uint32(indices[e])] * G[e, a]
+    k, last = len(x), len(x) - 1
+    if k == 1:
+        total = 0.5 * row[c] * G[own, 0]
+        for e in range(own + np.uint64(1), stop):
+            total += row[np.uint32(indices[e])] * G[e, 0]
+        out[0, 0] += 2.0 * total * G[own, 0]
+        return
+    for a in range(0, k, 4):
+        a1, a2, a3 = min(a + 1, last), min(a + 2, last), min(a + 3, last)
+        half = 0.5 * row[c]
+        x0, x1, x2, x3 = half * G[own, a], half * G[own, a1], half * G[own, a2], half * G[own, a3]
+        for e in range(own + np.uint64(1), stop):
+            other = row[np.uint32(indices[e])]
+            x0 += other * G[e, a]
+            x1 += other * G[e, a1]
+            x2 += other * G[e, a2]
+            x3 += other * G[e, a3]
+        x[a], x[a1], x[a2], x[a3] = x0, x1, x2, x3
     for a in range(k):
         for b in range(k):
             out[a, b] += x[a] * G[own, b] + G[own, a] * x[b]
@@ -95,13 +108,7 @@ def _traces_by_column(
                 out[c, a, b] = 0.0
         for t in range(root_indptr[c], root_indptr[c + 1]):
             own, stop = np.uint64(root_entries[t]), np.uint64(indptr[root_leaves[t] + 1])
-            if k == 1:
-                total = 0.5 * row[c] * G[own, 0]
-                for e in range(own + np.uint64(1), stop):
-                    total += row[np.uint32(indices[e])] * G[e, 0]
-                out[c, 0, 0] += 2.0 * total * G[own, 0]
-            else:
-                _add_products(row, c, own, stop, indices, G, x, out[c])
+            _add_products(row, c, own, stop, indices, G, x, out[c])
 
 
 @parallel_loops
