@@ -28,13 +28,15 @@ from bigmm.reduction.versions import check_versions
 _SCHEDULER_FILE = 2**20
 
 #: Without these a lost worker is waited for without end, a stopped one for ten minutes, preempted workers are blamed on
-#: their tasks, and a worker that is lost twice, the second time a quarter of a minute after the first, is given up for good.
+#: their tasks, a worker that is lost twice, the second time a quarter of a minute after the first, is given up for good, and
+#: those that want something of a lost one try to reach it for half a minute.
 _CONFIG = {
     "distributed.scheduler.no-workers-timeout": "5 minutes",
     "distributed.scheduler.worker-ttl": "2 minutes",
     "distributed.scheduler.allowed-failures": 30,
     "distributed.comm.retry.count": 3,
     "distributed.deploy.lost-worker-timeout": "1 day",
+    "distributed.comm.timeouts.connect": "10 seconds",
 }
 #: Dask's loggers that have levels of their own, in this process.
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc")
