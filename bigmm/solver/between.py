@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bigmm.columns import Array
+from bigmm.solver import elimination
 from bigmm.solver.layout import Leaves
 
 #: Leaves that are summed at once: bounds memory, and the rounding of long sums.
@@ -28,19 +29,21 @@ def gram_of_levels(leaves: Leaves) -> Array:
     return _weighted(leaves, lambda a: 1.0 / np.where(a > 0.0, a, np.inf))
 
 
-def taken(leaves: Leaves, T: Array, reduced: Array) -> Array:
+def taken(leaves: Leaves, T: Array, V: Array) -> Array:
     """What theta takes beyond that, (width, width): less than 0 for leaves of one column, sum_j (V_j w_j)'(V_j w_j) for others.
 
     Parameters
     ----------
     leaves : Leaves
     T : (k, k)
-    reduced : (q, k, width)
-        V_j (Z_1'W)_j.
+    V : (q, k, k)
+        As in `elimination`, at T.
     """
     if len(T) > 1:
-        flat = reduced.reshape(-1, reduced.shape[2])
-        return np.asarray(flat.T @ flat)
+        q, _, width = leaves.ZtXy.shape
+        sums = np.empty((-(-q // elimination.RUN), width, width))
+        elimination.leaf_grams(V, leaves.ZtXy, sums)
+        return np.asarray(sums.sum(axis=0))
     return -_weighted(leaves, lambda a: 1.0 / np.where(a > 0.0, a * (T[0, 0] ** 2 * a + 1.0), np.inf))
 
 

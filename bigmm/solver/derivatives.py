@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver.pls import Evaluation, PenalizedLeastSquares
+from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, residual_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +80,7 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
         n, or n - p for REML.
     reml : bool
     """
-    residual = np.append(-evaluation.beta, 1.0)[:, None]
+    residual = residual_of(evaluation)
     coefficients = np.hstack([np.vstack([np.linalg.inv(evaluation.RX), np.zeros(pls.blocks.p)]), residual]) if reml else residual
     with pls.looping():
         sums = _sums(pls, coefficients)
@@ -104,7 +104,7 @@ def _sums(pls: PenalizedLeastSquares, coefficients: Array) -> _Sums:
     width, count = pls.blocks.p + 1, len(entries)
     empty = np.zeros(0)
     out = _Sums([empty] * len(pls.templates), [empty] * len(pls.templates), np.zeros((count, count)), np.zeros((width, count)))
-    U = pls.W.root @ coefficients if pls.factor is None else pls.factor.solve_Lt(pls.W.root @ coefficients)
+    U = pls.spherical(coefficients)
     directions = np.zeros((root.r, count))
     for g, N, v in zip(root.groups, root.split(U), root.split(directions), strict=True):
         flat = N[:, :, :-1].transpose(1, 0, 2).reshape(N.shape[1], -1)
@@ -120,7 +120,7 @@ def _sums(pls: PenalizedLeastSquares, coefficients: Array) -> _Sums:
     if pls.factor is not None:
         F_root = pls.factor.solve_L(directions)
         out.FVF -= F_root.T @ F_root
-        out.WVF += pls.W.root.T @ F_root
+        out.WVF += pls.W.T @ F_root
     return out
 
 

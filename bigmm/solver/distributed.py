@@ -22,7 +22,7 @@ from bigmm.solver.leaf_sums import LeafSums
 from bigmm.solver.memory import available_memory
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.plan import Alternative, Name, Plan
-from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Reduced, Solution, upper_factor
+from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Solution, residual_of, upper_factor
 from bigmm.solver.residence import Residence
 from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel
@@ -97,8 +97,8 @@ class DistributedLeastSquares(PenalizedLeastSquares):
             self._dense.factorize()
             logdet = logdet + self._dense.logdet()
             root_ZtXy = self._dense.solve_L(self.scale(root_ZtXy, transposed=True) + border)
-        self.W = Reduced(None, root_ZtXy)
-        return Evaluation(values.copy(), float(logdet), upper_factor(self._within - gone - self.W.root.T @ self.W.root))
+        self.W = root_ZtXy
+        return Evaluation(values.copy(), float(logdet), upper_factor(self._within - gone - self.W.T @ self.W))
 
     def leaf_sums(self, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
         """What derivatives need of the leaves, and the directions' border."""
@@ -114,19 +114,15 @@ class DistributedLeastSquares(PenalizedLeastSquares):
 
     def solve(self, evaluation: Evaluation) -> Solution:
         """Fixed effects and the root's conditional modes; none of the leaves, see `leading_effects`."""
-        assert self.W is not None
-        u = self.spherical(Reduced(None, self.W.root @ np.append(-evaluation.beta, 1.0)[:, None]))
-        b = [np.zeros((0, group.k)) for group in self.blocks.groups]
-        for g, part in zip(self.layout.root.groups, self.layout.root.split(self.scale(u)), strict=True):
-            b[g] = part[:, :, 0]
-        return Solution(evaluation.beta, tuple(b))
+        b = self.root_effects(self.spherical(residual_of(evaluation)))
+        assert self.layout.leading is not None
+        none = np.zeros((0, self.blocks.groups[self.layout.leading].k))
+        return Solution(evaluation.beta, tuple(none if part is None else part for part in b))
 
     def leading_effects(self, evaluation: Evaluation) -> tuple[pd.Index, Array]:
         """Levels of the leading factor, sorted, and their conditional modes."""
-        assert self.W is not None
-        residual = np.append(-evaluation.beta, 1.0)[:, None]
-        U = self.spherical(Reduced(None, self.W.root @ residual))
-        return self._in_order(leaf_slices.effects, U, residual)
+        residual = residual_of(evaluation)
+        return self._in_order(leaf_slices.effects, self.spherical(residual), residual)
 
     def _leaf_variances(self) -> Array:
         L = np.zeros((0, 0)) if self._dense is None else self._dense.L

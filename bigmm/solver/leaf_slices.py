@@ -101,12 +101,12 @@ def eliminate(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array]) 
         own = EliminatedLeaves(leaves)
         with own.looping():
             logdet = own.factor(T, root_templates)
-            W = own.reduce(leaves.ZtXy)
+            gone = between.taken(leaves, T, own.V)
             if r:
                 entries = (leaves.root_indptr, leaves.root_leaves, leaves.root_entries, leaves.indptr, leaves.indices)
                 elimination.subtract_into_dense(leaves.work_order, 1, *entries, own.B, S)
-                own.subtract_border(W, border)
-    return np.array(logdet), S, border, between.taken(leaves, T, W)
+                own.subtract_border(border)
+    return np.array(logdet), S, border, gone
 
 
 def derive(
@@ -117,7 +117,7 @@ def derive(
         own = EliminatedLeaves(leaf_slice.leaves)
         with own.looping():
             own.factor(T, root_templates)
-            found, border = own.sums(T, own.reduce(leaf_slice.leaves.ZtXy), U, coefficients, entries)
+            found, border = own.sums(T, U, coefficients, entries)
     return found.inverse, found.border, found.spread, found.own, found.reduced, found.mixed, border
 
 
@@ -140,7 +140,7 @@ def effects(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], U:
         own = EliminatedLeaves(leaf_slice.leaves)
         with own.looping():
             own.factor(T, root_templates)
-            b = own.effects(own.reduce(np.ascontiguousarray(leaf_slice.leaves.ZtXy @ coefficients)), U)
+            b = own.effects(coefficients, U)
     return leaf_slice.levels, b[:, :, 0]
 
 

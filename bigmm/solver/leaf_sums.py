@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver.elimination import parallel_loops
+from bigmm.solver.elimination import border_of, inverse_factor, parallel_loops
 from bigmm.solver.layout import Index, Leaves
 
 #: Blocks of leaves.
@@ -44,9 +44,7 @@ class LeafSums:
     mixed: Array
 
 
-def sum_leaves(
-    leaves: Leaves, V: Array, B: Array, T: Array, VtW: Array, U: Array, coefficients: Array, entries: Index, F: Array | None
-) -> LeafSums:
+def sum_leaves(leaves: Leaves, V: Array, B: Array, T: Array, U: Array, coefficients: Array, entries: Index, F: Array | None) -> LeafSums:
     """Sums over leaves, at the theta that was factored last.
 
     Parameters
@@ -55,8 +53,6 @@ def sum_leaves(
         As in `elimination`.
     T : (k, k)
         Template of the leading factor, nonsingular.
-    VtW : (q, k, width)
-        V_j (Z_1'W)_j.
     U : (r, columns)
         The root's spherical random effects for W `coefficients`.
     coefficients : (width, columns)
@@ -65,7 +61,7 @@ def sum_leaves(
     F : (q, k, t) or None
         Where to put L_j^-1 v_j, for the border of a root.
     """
-    k, width, t = len(T), VtW.shape[2], len(entries)
+    k, width, t = len(T), leaves.ZtXy.shape[2], len(entries)
     sizes = [k * k] * 3 + [t * t] * 2 + [width * t]
     sums = np.zeros((min(_BLOCKS, len(V)), sum(sizes)))
     inverse_T = np.asarray(np.linalg.inv(T))
@@ -75,7 +71,7 @@ def sum_leaves(
         V,
         B,
         inverse_T,
-        VtW,
+        leaves.ZtXy,
         U,
         coefficients,
         entries,
@@ -102,7 +98,7 @@ def _leaf_sums(
     V: Array,
     B: Array,
     inverse_T: Array,
-    VtW: Array,
+    ZtW: Array,
     U: Array,
     coefficients: Array,
     entries: Index,
@@ -110,7 +106,7 @@ def _leaf_sums(
     F: Array,
     sums: Array,
 ) -> None:
-    q, k, width = VtW.shape
+    q, k, width = ZtW.shape
     columns, t, blocks = coefficients.shape[1], len(entries), len(sums)
     last = columns - 1
     rooted = len(U) > 0
@@ -123,20 +119,16 @@ def _leaf_sums(
             np.zeros((t, t)),
             np.zeros((width, t)),
         )
-        M, left, N = np.empty((k, k)), np.empty((k, columns)), np.empty((k, columns))
+        M, VtW, left, N = np.empty((k, k)), np.empty((k, width)), np.empty((k, columns)), np.empty((k, columns))
         z, v, f = np.empty(k), np.empty((t, k)), np.empty((t, k))
         for j in range(q * block // blocks, q * (block + 1) // blocks):
-            for a in range(k):  # M = L^-T = T^-1 V'
-                for b in range(k):
-                    total = 0.0
-                    for c in range(a + 1):
-                        total += inverse_T[a, c] * V[j, b, c]
-                    M[a, b] = total
+            inverse_factor(inverse_T, V, j, M)
+            border_of(V, ZtW, j, VtW)
             for a in range(k):  # left = V (Z'W) coefficients - B U
                 for w in range(columns):
                     left[a, w] = 0.0
                 for c in range(width):
-                    x = VtW[j, a, c]
+                    x = VtW[a, c]
                     for w in range(columns):
                         left[a, w] += x * coefficients[c, w]
             if rooted:
@@ -191,7 +183,7 @@ def _leaf_sums(
                 for a in range(k):
                     x = f[i, a]
                     for c in range(width):
-                        mixed[c, i] += VtW[j, a, c] * x
+                        mixed[c, i] += VtW[a, c] * x
         at = 0
         for part in (inverse, border, spread, own, reduced):
             for a in range(part.shape[0]):

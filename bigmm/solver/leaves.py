@@ -37,7 +37,8 @@ class EliminatedLeaves:
         self.leaves = leaves
         self.V = np.zeros((q, k, k))
         self.B = np.empty((len(leaves.indices), k))
-        self._logdet_of = np.empty(q)
+        self._logdets = np.empty(-(-q // elimination.RUN))
+        self._VtW = np.empty_like(leaves.ZtXy) if leaves.root_indptr[1:].size else None
         self._threads = loop_threads(leaves.products * k + leaves.ZtZ.size * (k + leaves.ZtXy.shape[2]))
 
     def looping(self) -> AbstractContextManager[None]:
@@ -47,7 +48,7 @@ class EliminatedLeaves:
     def factor(self, T: Array, root_templates: Sequence[Array]) -> float:
         """Write V and B; returns 2 sum_j log|L_j|."""
         leaves = self.leaves
-        elimination.leaf_factors(leaves.ZtZ, T, self.V, self._logdet_of)
+        elimination.leaf_factors(leaves.ZtZ, T, self.V, self._logdets)
         for pair, root_T in zip(leaves.pairs, root_templates, strict=True):
             if pair.by_leaf:
                 elimination.leaf_rows_by_leaf(pair.indptr, pair.starts, pair.ZtZ, self.V, root_T, self.B)
@@ -55,32 +56,32 @@ class EliminatedLeaves:
                 columns = leaves.root_indptr[pair.first :]
                 args = (pair.indptr, columns, leaves.root_leaves, leaves.root_entries, pair.ZtZ, self.V, root_T, self.B)
                 elimination.leaf_rows_by_root(*args)
-        return float(self._logdet_of.sum())
+        return float(self._logdets.sum())
 
-    def reduce(self, C: Array, out: Array | None = None) -> Array:
-        """V_j (Z_1'C)_j of any columns, (q, k, columns)."""
-        reduced = np.empty_like(C) if out is None else out
-        elimination.leaf_borders(self.V, C, reduced)
-        return reduced
+    def subtract_border(self, border: Array) -> None:
+        """`border` (r, width) of W less sum_j B_j'V_j (Z_1'W)_j."""
+        if self._VtW is not None:
+            elimination.leaf_borders(self.V, self.leaves.ZtXy, self._VtW)
+            self._subtract(self._VtW, border)
 
-    def subtract_border(self, reduced: Array, border: Array) -> None:
-        """`border` (r, columns) less sum_j B_j' `reduced`_j."""
+    def _subtract(self, columns: Array, border: Array) -> None:
         leaves = self.leaves
-        elimination.subtract_borders(leaves.root_indptr, leaves.root_leaves, leaves.root_entries, self.B, reduced, border)
+        elimination.subtract_borders(leaves.root_indptr, leaves.root_leaves, leaves.root_entries, self.B, columns, border)
 
-    def effects(self, reduced: Array, U: Array) -> Array:
-        """Random effects on the original scale, V_j'(`reduced`_j - B_j U), (q, k, columns)."""
-        out = np.empty_like(reduced)
-        elimination.leaf_effects(self.leaves.indptr, self.leaves.indices, self.B, self.V, reduced, U, out)
+    def effects(self, coefficients: Array, U: Array) -> Array:
+        """Random effects on the original scale for W `coefficients`, V_j'(V_j (Z_1'W)_j coefficients - B_j U), (q, k, columns)."""
+        C = self.leaves.ZtXy @ coefficients
+        out = np.empty_like(C)
+        elimination.leaf_effects(self.leaves.indptr, self.leaves.indices, self.B, self.V, C, U, out)
         return out
 
-    def sums(self, T: Array, reduced: Array, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
+    def sums(self, T: Array, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
         """What derivatives need, and minus the border of the directions, (r, t); see `leaf_sums.sum_leaves`."""
         border = np.zeros((len(self.leaves.root_indptr) - 1, len(entries)))
         F = np.empty((*self.V.shape[:2], len(entries))) if len(border) else None
-        found = sum_leaves(self.leaves, self.V, self.B, T, reduced, U, np.ascontiguousarray(coefficients), entries, F)
+        found = sum_leaves(self.leaves, self.V, self.B, T, U, np.ascontiguousarray(coefficients), entries, F)
         if F is not None:
-            self.subtract_border(F, border)
+            self._subtract(F, border)
         return found, border
 
     def spherical_rows(self, T: Array) -> Array:

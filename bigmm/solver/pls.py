@@ -70,22 +70,6 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reduced:
-    """Columns on the original scale, Z'C, with the random effects taken out: what any column of W goes through.
-
-    Attributes
-    ----------
-    leaves : (q, k, columns) or None
-        V_j (Z_1'C)_j.
-    root : (r, columns)
-        L^-1 P (Lambda'Z'C - sum_j B_j'V_j(Z_1'C)_j).
-    """
-
-    leaves: Array | None
-    root: Array
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Solution:
     """Estimates at one theta.
 
@@ -129,10 +113,9 @@ class PenalizedLeastSquares:
         self.layout: Layout = chosen.layout
         self.factor = chosen.factor
         self.templates: list[Array] = []
-        self.W: Reduced | None = None
+        self.W: Array | None = None
         found = self.layout.leaves
         self.eliminated = None if found is None else EliminatedLeaves(found)
-        self._leaf_W = None if found is None else np.empty_like(found.ZtXy)
         self._within = self._within_levels()
 
     def with_response(self, blocks: ModelBlocks) -> PenalizedLeastSquares:
@@ -166,17 +149,24 @@ class PenalizedLeastSquares:
 
     def _evaluate(self, values: Array) -> Evaluation:
         self.templates = self.covariance.templates(values)
-        leaves, root = self.layout.leaves, self.layout.root
+        leaves, W = self.layout.leaves, self.layout.root.ZtXy
         logdet = 0.0 if self.eliminated is None else self.eliminated.factor(self.leading_template, self.root_templates)
         if self.factor is not None:
             self.factor.assemble(self.root_templates, None if self.eliminated is None else self.eliminated.B)
             self.factor.factorize()
             logdet += self.factor.logdet()
-        self.W = self.reduce(None if leaves is None else leaves.ZtXy, root.ZtXy, self._leaf_W)
-        left = self._within
-        if leaves is not None and self.W.leaves is not None:
-            left = left - taken(leaves, self.leading_template, self.W.leaves)
-        return Evaluation(values.copy(), logdet, upper_factor(left - self.W.root.T @ self.W.root))
+            W = self.factor.solve_L(self._border(W))
+        self.W, left = W, self._within
+        if leaves is not None and self.eliminated is not None:
+            left = left - taken(leaves, self.leading_template, self.eliminated.V)
+        return Evaluation(values.copy(), logdet, upper_factor(left - W.T @ W))
+
+    def _border(self, ZtW: Array) -> Array:
+        """The root's Lambda'Z'W less what the leaves take from it, (r, width)."""
+        border = self.scale(ZtW, transposed=True)
+        if self.eliminated is not None:
+            self.eliminated.subtract_border(border)
+        return border
 
     @property
     def leading_template(self) -> Array:
@@ -189,16 +179,6 @@ class PenalizedLeastSquares:
         """Templates of the root's factors."""
         return [self.templates[g] for g in self.layout.root.groups]
 
-    def reduce(self, leaves_C: Array | None, root_C: Array, out: Array | None = None) -> Reduced:
-        """Take the random effects out of Z'C for any columns C; see `Reduced`. The leaves' part goes to `out`, if given."""
-        reduced = None if self.eliminated is None or leaves_C is None else self.eliminated.reduce(leaves_C, out)
-        if self.factor is None:
-            return Reduced(reduced, root_C)
-        border = self.scale(root_C, transposed=True)
-        if self.eliminated is not None and reduced is not None:
-            self.eliminated.subtract_border(reduced, border)
-        return Reduced(reduced, self.factor.solve_L(border))
-
     def scale(self, x: Array, *, transposed: bool = False) -> Array:
         """Lambda x, or Lambda'x, on the root; x is (r, columns)."""
         out = np.empty_like(x)
@@ -206,26 +186,23 @@ class PenalizedLeastSquares:
             np.matmul(T.T if transposed else T, part, out=into)
         return out
 
-    def spherical(self, columns: Reduced) -> Array:
-        """The root's spherical random effects for each column, S^-1 of its border: (r, columns)."""
-        return columns.root if self.factor is None else self.factor.solve_Lt(columns.root)
+    def spherical(self, coefficients: Array) -> Array:
+        """The root's spherical random effects for W `coefficients`, S^-1 of their border: (r, columns)."""
+        assert self.W is not None
+        columns = self.W @ coefficients
+        return columns if self.factor is None else self.factor.solve_Lt(columns)
 
-    def effects(self, columns: Reduced) -> list[Array]:
-        """Lambda (Lambda'Z'Z Lambda + I)^-1 Lambda'Z'C by grouping factor, (q, k, columns) each."""
-        out: list[Array] = [np.zeros(0)] * len(self.blocks.groups)
-        u = self.spherical(columns)
+    def root_effects(self, u: Array) -> list[Array | None]:
+        """Random effects on the original scale, (q, k), of each grouping factor in the root; `u` is (r, 1)."""
+        out: list[Array | None] = [None] * len(self.blocks.groups)
         for g, part in zip(self.layout.root.groups, self.layout.root.split(self.scale(u)), strict=True):
-            out[g] = part
-        if self.eliminated is not None and self.layout.leading is not None and columns.leaves is not None:
-            out[self.layout.leading] = self.eliminated.effects(columns.leaves, u)
+            out[g] = part[:, :, 0]
         return out
 
     def leaf_sums(self, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
         """What derivatives need of the leaves, and the directions' border; see `EliminatedLeaves.sums`."""
         assert self.eliminated is not None
-        assert self.W is not None
-        assert self.W.leaves is not None
-        return self.eliminated.sums(self.leading_template, self.W.leaves, U, coefficients, entries)
+        return self.eliminated.sums(self.leading_template, U, coefficients, entries)
 
     def leaf_traces(self) -> Array:
         """Sum of (L_j^-T B_j) S^-1 (..)' over the leaves, (k, k); after the factor was inverted."""
@@ -235,10 +212,12 @@ class PenalizedLeastSquares:
 
     def solve(self, evaluation: Evaluation) -> Solution:
         """Fixed effects and conditional modes at the theta that was evaluated last."""
-        assert self.W is not None
-        residual = np.append(-evaluation.beta, 1.0)[:, None]
-        mine = Reduced(None if self.W.leaves is None else self.W.leaves @ residual, self.W.root @ residual)
-        return Solution(evaluation.beta, tuple(part[:, :, 0] for part in self.effects(mine)))
+        residual = residual_of(evaluation)
+        u = self.spherical(residual)
+        b = self.root_effects(u)
+        if self.eliminated is not None and self.layout.leading is not None:
+            b[self.layout.leading] = self.eliminated.effects(residual, u)[:, :, 0]
+        return Solution(evaluation.beta, tuple(part for part in b if part is not None))
 
     def conditional_variances(self) -> tuple[Array, ...]:
         """Lambda [diagonal blocks of (Lambda'Z'Z Lambda + I)^-1] Lambda', one (q, k, k) array a grouping factor.
@@ -271,6 +250,11 @@ class PenalizedLeastSquares:
     def _solve_L(self, right: Array) -> Array:
         assert self.factor is not None
         return self.factor.solve_L(right)
+
+
+def residual_of(evaluation: Evaluation) -> Array:
+    """Coefficients of W = [X y] that give y - X beta, (p + 1, 1)."""
+    return np.append(-evaluation.beta, 1.0)[:, None]
 
 
 def upper_factor(matrix: Array) -> Array:

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver.elimination import loop_part, parallel_loops
+from bigmm.solver.elimination import inverse_factor, loop_part, parallel_loops
 from bigmm.solver.layout import Index
 
 #: Orders up to which a dense inverse is looked up leaf by leaf.
@@ -22,12 +22,7 @@ def spherical_rows(indptr: Index, V: Array, inverse_T: Array, B: Array) -> None:
     k = V.shape[1]
     for j in numba.prange(len(indptr) - 1):
         M, old = np.empty((k, k)), np.empty(k)
-        for a in range(k):
-            for b in range(k):
-                total = 0.0
-                for c in range(a + 1):
-                    total += inverse_T[a, c] * V[j, b, c]
-                M[a, b] = total
+        inverse_factor(inverse_T, V, j, M)
         for e in range(indptr[j], indptr[j + 1]):
             for a in range(k):
                 old[a] = B[e, a]
