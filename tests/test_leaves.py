@@ -18,7 +18,7 @@ import bigmm
 from bigmm.cli import main
 from bigmm.errors import ClusterError, FormulaError, ModelError, StorageError
 from bigmm.leaves import reduced
-from bigmm.reduction.reduce import plan_pass
+from bigmm.reduction.reduce import blank_design, plan_pass
 from bigmm.remote import RemoteCrossProducts
 from bigmm.solver.residence import LeafSizes, choose_residence, count_bytes, needed_at_most
 
@@ -133,7 +133,7 @@ def test_refused(files: Path) -> None:
 def test_the_bound_bounds(formula: str) -> None:
     """Rows that each have new levels take what was said, and others less."""
     data = frame().assign(g=np.arange(ROWS), h=np.arange(ROWS) // 2)
-    _, design = plan_pass(formula, data, None, None, "omit", "raise", None)
+    _, design = plan_pass(blank_design(formula, None, None, "omit", "raise"), data, None)
     cp = bigmm.reduce(formula, data, client=0)
     ((levels, entries, nbytes),) = count_bytes(cp, 0)
     _, k, width = cp.groups[0].ZtXy.shape

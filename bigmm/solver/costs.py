@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -135,4 +135,6 @@ def cost_of_layout(layout: Layout, root: Cost, width: int, thetas: int) -> Cost:
     if layout.leaves is not None:
         effects += layout.leaves.ZtZ.shape[0] * layout.leaves.ZtZ.shape[1]
         total = total + cost_of_leaves(layout.leaves)
-    return total + cost_of_vectors(effects, width, thetas)
+    vectors = cost_of_vectors(effects, width, thetas)
+    # Leaves without a root are summed one after the other: all that is kept is a solution.
+    return total + (vectors if layout.root.r else replace(vectors, nbytes=8 * 4 * effects))

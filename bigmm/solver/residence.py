@@ -64,11 +64,11 @@ class LeafSizes:
         """Bytes at the peak of a reduction and a fit in one process, without the root.
 
         Crossproducts twice (as they arrive and added up, later as a model codes them), B with the places of its entries, V,
-        and the vectors of `bigmm.solver.costs`.
+        and the vectors of `bigmm.solver.costs`: few where no other factor meets these leaves.
         """
-        thetas = self.k * (self.k + 1) // 2
+        columns = self.width + self.k * (self.k + 1) // 2 if self.entries else 1
         factors = 20.0 * self.entries + 8.0 * self.levels * (self.k * self.k + 1)
-        return 2.0 * self.nbytes + factors + 32.0 * self.levels * self.k * (self.width + thetas)
+        return 2.0 * self.nbytes + factors + 32.0 * self.levels * self.k * columns
 
 
 def count_bytes(cp: CrossProducts, leading: int) -> tuple[npt.NDArray[np.int64]]:
