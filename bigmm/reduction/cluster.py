@@ -124,14 +124,14 @@ def _quiet() -> Iterator[None]:
 
     The cluster's own `silence_logs` does it by their handlers, which may be the caller's for all that is logged.
     """
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
+    # Those that another local cluster has silenced are its own to restore.
+    before = {logger: logger.level for logger in map(logging.getLogger, _LOGGERS) if logger.level != logging.CRITICAL}
+    for logger in before:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in before.items():
             logger.setLevel(level)
 
 
