@@ -16,7 +16,8 @@ from bigmm.solver.layout import Index
 RUN = 2**12
 #: Compiles loops whose iterations threads share out.
 parallel_loops = numba.njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
-#: Compiles a part of such loops, wherever it is used.
+#: Compiles a part of such loops, wherever it is used. The cache of compiled loops looks at the file of a loop, not at those of its parts:
+#: after a change here, clear __pycache__ (docs: numba, "Caching", limitations).
 loop_part = numba.njit(inline="always", fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 
