@@ -74,6 +74,17 @@ def test_fits_are_those_of_each_alone_to_the_bit() -> None:
         np.testing.assert_allclose(mine["g"]["vcov"], wanted["g"]["vcov"], rtol=1e-12)
 
 
+@pytest.mark.parametrize("right", ["1 + (1 | g)", "x + (x | g)", "x + (x | g) + (1 | h)", "a + (1 | g) + (1 | h) + (1 | g:h)"])
+def test_each_response_has_its_own_everything(right: str) -> None:
+    """Work arrays are shared among responses, what a response gives to them is not."""
+    cp = bigmm.reduce(f"cbind(y, z, v) ~ {right}", FRAME, client=0)
+    for response, fit in cp.fits().items():
+        alone = bigmm.lmer(f"{response} ~ {right}", FRAME, client=0)
+        assert fit.objective == pytest.approx(alone.objective, rel=1e-10)
+        for group, b in alone.ranef().items():
+            np.testing.assert_allclose(fit.ranef()[group], b, rtol=1e-3, atol=1e-4)
+
+
 def test_one_symbolic_analysis_for_all() -> None:
     frame = FRAME.assign(d=np.arange(len(FRAME)) % 40)
     cp = bigmm.reduce("cbind(y, z, v) ~ x + (1 | g) + (1 | h) + (1 | d)", frame, client=0)

@@ -5,6 +5,7 @@ All of it is sums over leaves. A set of leaves that is cut into slices gives the
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -40,6 +41,12 @@ class EliminatedLeaves:
         self._logdets = np.empty(-(-q // elimination.RUN))
         self._VtW = np.empty_like(leaves.ZtXy) if leaves.root_indptr[1:].size else None
         self._threads = loop_threads(leaves.products * k + leaves.ZtZ.size * (k + leaves.ZtXy.shape[2]))
+
+    def with_columns(self, leaves: Leaves) -> EliminatedLeaves:
+        """The same leaves with other columns in their Z'W; the arrays are shared, so that one is used at a time."""
+        other = copy.copy(self)
+        other.leaves = leaves
+        return other
 
     def looping(self) -> AbstractContextManager[None]:
         """A context in which compiled loops have as many threads as their work is worth."""

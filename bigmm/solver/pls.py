@@ -123,6 +123,8 @@ class PenalizedLeastSquares:
         other = copy.copy(self)
         other.blocks, other.layout, other.W = blocks, replace_borders(self.layout, blocks), None
         other._within = other._within_levels()
+        if self.eliminated is not None and other.layout.leaves is not None:
+            other.eliminated = self.eliminated.with_columns(other.layout.leaves)
         return other
 
     def _within_levels(self) -> Array:
