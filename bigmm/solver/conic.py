@@ -27,11 +27,15 @@ _LEAST = 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """g's + s'H s / 2 + t'A t / 2, in the changes s of the entries of Sigma and t of those of T."""
+    """g's + s'H s / 2 + t'A t / 2, in the changes s of the entries of Sigma and t of those of T.
+
+    `secant` says that H has learnt from a far step, so that what it promises may be wrong by much.
+    """
 
     g: Array
     H: Array
     A: Array
+    secant: bool = False
 
     @property
     def corrected(self) -> bool:

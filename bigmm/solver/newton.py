@@ -208,11 +208,11 @@ class _Search:
     def undamped(self, point: _Point, model: Model) -> tuple[Model, Array, float, float]:
         """The model to go by, its step and its decrement, and the larger one of the models with and without a correction."""
         step, decrement = self.propose(point, model, 0.0)
-        if not model.corrected:
+        if not (model.corrected or model.secant):
             return model, step, decrement, decrement
         plain = quadratic_model(point.derivatives, self.blocks)
         other, certain = self.propose(point, plain, 0.0)
-        if decrement > _TRUSTED * certain:
+        if model.secant or decrement > _TRUSTED * certain:
             return model, step, decrement, max(decrement, certain)
         self.changes.clear()
         return plain, other, certain, certain
@@ -235,7 +235,7 @@ class _Search:
             self.changes.clear()
             moved = self.blocks.entries(new.theta) - self.blocks.entries(old.theta)
             if moved @ (model.g - before) > 0.0:
-                return Model(model.g, updated(model.H, [(moved, model.g - before)]), model.A)
+                return Model(model.g, updated(model.H, [(moved, model.g - before)]), model.A, secant=True)
         self.changes.append(((new.theta - old.theta) / scale, (new.derivatives.gradient - old.derivatives.gradient) * scale))
         plain = curvature_in_T(model, self.blocks, new.theta)
         return Model(model.g, model.H, updated(plain, self.changes[-_MEMORY:]) - plain)

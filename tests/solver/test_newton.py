@@ -301,3 +301,16 @@ def test_zeros_are_exact(seed: int) -> None:
         inside = fit.theta.copy()
         inside[i] = 0.02
         assert model.objective(inside) > fit.objective
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_a_short_search_does_not_believe_a_far_step(seed: int) -> None:
+    """The first step goes far, and the curvature that it shows is ten times that of the end: what is left to gain was taken for 1e-6."""
+    rng = np.random.default_rng(seed)
+    levels = 5003
+    g, x = np.repeat(np.arange(levels), 6), rng.normal(size=6 * levels)
+    y = 1 + 0.5 * x + rng.normal(size=levels)[g] + 0.5 * rng.normal(size=levels)[g] * x + rng.normal(size=6 * levels)
+    model = bigmm.reduce("y ~ x + (1 | g)", pd.DataFrame({"y": y, "x": x, "g": g}), client=0).model()
+    far, best = model.fit(start=[0.1225]), model.fit(optimizer="bobyqa")
+    assert far.objective <= best.objective + 1e-8
+    np.testing.assert_allclose(far.theta, best.theta, rtol=1e-6)
