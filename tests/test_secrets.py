@@ -126,7 +126,7 @@ def test_errors_and_their_causes(
     plan_data(url, ("g", "x", "y"), storage_options=options)
     monkeypatch.setattr(Vault, "broken", True)
     if on_cluster:
-        with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
             error = caught(url, options, client)
     else:
         error = caught(url, options, 0)
