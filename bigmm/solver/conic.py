@@ -1,8 +1,10 @@
 """The minimum of a quadratic function of covariance matrices among the positive semidefinite ones.
 
 A model is g's + s'H s / 2 in the change s of the entries of all Sigma, and a correction in T. Without that it is convex,
-and the matrices are written as T T' with square T: every minimum in T is then the minimum (Burer and Monteiro 2005,
-doi:10.1007/s10107-004-0564-1), and Newton's steps find it on the boundary as fast as inside. All in the units of `Blocks`.
+and the matrices are written as T T' with square T, not triangular: every minimum in T is then the minimum (Burer and
+Monteiro 2005, doi:10.1007/s10107-004-0564-1), and Newton's steps find it on the boundary as fast as inside. (A triangular
+T has others where its diagonal vanishes: with [[0, 0], [0, 1]] no small change of T changes the covariance at first order.)
+All in the units of `Blocks`.
 """
 
 from __future__ import annotations
@@ -10,18 +12,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+import scipy.linalg
 
 from bigmm.columns import Array
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
 
-#: A diagonal entry of T is kept above this part of its unit.
+Index = npt.NDArray[np.intp]
+
+#: Singular values of T, and so its diagonal entries, are kept above this part of the unit.
 FLOOR = 1e-3
-#: So many times that is next to nothing, below a diagonal entry at its floor.
-_NOTHING = 3.0
+#: Singular values so many times as large are far from it.
+_FAR_OFF = 10.0
+#: The part of a row that counts as rounding when a singular T is made triangular.
+_ROUNDING = 1e-13
 #: Steps at most, and when they end: what they still gain, as a part of what was gained.
 _STEPS, _ENOUGH = 100, 1e-7
-#: From where the search begins, a diagonal entry is no smaller than this: at zero every direction looks flat.
+#: Where the search begins, a singular value of T is no smaller than this: at zero every direction looks flat.
 _LEAST = 0.1
 
 
@@ -29,7 +37,7 @@ _LEAST = 0.1
 class Model:
     """g's + s'H s / 2 + t'A t / 2, in the changes s of the entries of Sigma and t of those of T.
 
-    `secant` says that H has learnt from a far step, so that what it promises may be wrong by much.
+    `secant` says that H has learnt from changes of the slope in Sigma, so that what it promises may be wrong by much.
     """
 
     g: Array
@@ -41,6 +49,42 @@ class Model:
     def corrected(self) -> bool:
         """There is a correction, which may make it less than convex."""
         return bool(self.A.any())
+
+
+class Pattern:
+    """The entries of T of every term that may change: all of them, or its lower triangle, which is theta."""
+
+    def __init__(self, sizes: list[int], *, square: bool) -> None:
+        self.sizes = sizes
+        upper = [np.nonzero(np.ones((k, k)) if square else np.triu(np.ones((k, k)))) for k in sizes]
+        self.rows, self.columns = [rows for _, rows in upper], [columns for columns, _ in upper]
+        ends = np.cumsum([0, *map(len, self.rows)])
+        self.slices = [slice(*ends[i : i + 2]) for i in range(len(sizes))]
+
+    def gather(self, matrices: list[Array]) -> Array:
+        """The entries, of one matrix a term."""
+        return np.concatenate([M[r, c] for M, r, c in zip(matrices, self.rows, self.columns, strict=True)])
+
+    def matrices(self, x: Array) -> list[Array]:
+        """One matrix a term, zero elsewhere."""
+        out = [np.zeros((k, k)) for k in self.sizes]
+        for T, rows, columns, at in zip(out, self.rows, self.columns, self.slices, strict=True):
+            T[rows, columns] = x[at]
+        return out
+
+    def jacobian(self, templates: list[Array]) -> Array:
+        """Derivative of the lower triangles of all T T' in the entries of T."""
+        return _block_diagonal([self._jacobian(*of) for of in zip(templates, self.rows, self.columns, strict=True)])
+
+    @staticmethod
+    def _jacobian(T: Array, rows: Index, columns: Index) -> Array:
+        c, r = (M[:, None] for M in np.triu_indices(len(T)))
+        return np.asarray((r == rows) * T[c, columns] + (c == rows) * T[r, columns])
+
+    def curvature(self, slopes: list[Array]) -> Array:
+        """Second derivative in T of tr(slope T T')."""
+        of = zip(slopes, self.rows, self.columns, strict=True)
+        return _block_diagonal([2.0 * (c[:, None] == c) * M[r[:, None], r] for M, r, c in of])
 
 
 class Blocks:
@@ -56,8 +100,9 @@ class Blocks:
 
     def __init__(self, covariance: RelativeCovariance, floor: Array) -> None:
         self.terms = covariance.terms
-        lower = [np.triu_indices(term.size) for term in self.terms]
-        self.rows, self.columns = [rows for _, rows in lower], [columns for columns, _ in lower]
+        self.lower = Pattern([term.size for term in self.terms], square=False)
+        self.square = Pattern([term.size for term in self.terms], square=True)
+        self.rows, self.columns = self.lower.rows, self.lower.columns
         self.units = [floor[term.theta][r == c] / FLOOR for term, r, c in zip(self.terms, self.rows, self.columns, strict=True)]
         pairs = list(zip(self.units, self.rows, self.columns, strict=True))
         self.row_scale = np.concatenate([s[r] for s, r, _ in pairs])
@@ -65,143 +110,138 @@ class Blocks:
 
     def templates(self, theta: Array) -> list[Array]:
         """T of every term, in units."""
-        out = []
-        for term, rows, columns in zip(self.terms, self.rows, self.columns, strict=True):
-            T = np.zeros((term.size, term.size))
-            T[rows, columns] = theta[term.theta] / self.row_scale[term.theta]
-            out.append(T)
-        return out
+        return self.lower.matrices(theta / self.row_scale)
 
     def theta(self, templates: list[Array]) -> Array:
-        """Theta with diagonal entries that are not negative: Sigma does not see the sign of a column."""
-        signed = [T * np.where(np.diag(T) < 0.0, -1.0, 1.0) for T in templates]
-        return np.asarray(self.gather(signed) * self.row_scale)
+        """Theta of the same covariances, but for singular values below the floor."""
+        return np.asarray(self.lower.gather([_above(T, FLOOR) for T in templates]) * self.row_scale)
 
-    def vanished(self, theta: Array, floor: Array) -> Array:
-        """Theta with diagonal entries at their floor put at zero, and what is next to nothing below them."""
-        templates = self.templates(theta)
-        for T, smallest in zip(templates, self.templates(np.maximum(floor, 0.0)), strict=True):
-            at_floor = np.diag(T) <= np.diag(smallest) * (1.0 + 1e-9)
-            T[(np.abs(T) <= _NOTHING * FLOOR) & at_floor] = 0.0
-        return np.asarray(self.gather(templates) * self.row_scale)
+    def vanished(self, theta: Array) -> Array:
+        """Theta with what is at the floor put at zero."""
+        return np.asarray(self.lower.gather([_echelon(T) for T in self.templates(theta)]) * self.row_scale)
 
-    def gather(self, matrices: list[Array]) -> Array:
-        """The entries that stand where theta's do, of one matrix a term."""
-        return np.concatenate([M[r, c] for M, r, c in zip(matrices, self.rows, self.columns, strict=True)])
+    def inside(self, theta: Array) -> bool:
+        """No singular value is near the floor."""
+        return all(np.linalg.svd(T, compute_uv=False)[-1] > _FAR_OFF * FLOOR for T in self.templates(theta))
 
     def entries(self, theta: Array) -> Array:
         """Entries of all Sigma."""
-        return self.gather([T @ T.T for T in self.templates(theta)])
+        return self.lower.gather([T @ T.T for T in self.templates(theta)])
 
     def slope(self, derivatives: Derivatives) -> Array:
         """Derivative of the objective in the entries; one below the diagonal counts with its mirror."""
         at = [(term.group, (term.columns, term.columns)) for term in self.terms]
         parts = [derivatives.K[g][columns] - derivatives.Q[g][columns] for g, columns in at]
-        return np.asarray(self.gather([M + M.T - np.diag(np.diag(M)) for M in parts]) * self.scale)
+        return np.asarray(self.lower.gather([M + M.T - np.diag(np.diag(M)) for M in parts]) * self.scale)
 
     def symmetric(self, dual: Array) -> list[Array]:
         """One symmetric matrix a term from derivatives in the entries."""
-        out = []
-        for term, rows, columns in zip(self.terms, self.rows, self.columns, strict=True):
-            M = np.zeros((term.size, term.size))
-            M[rows, columns] = dual[term.theta] / 2.0
-            out.append(M + M.T)
-        return out
+        return [(M + M.T) / 2.0 for M in self.lower.matrices(dual)]
 
     def congruence(self, R: list[Array]) -> Array:
         """The matrix that takes the entries of S to those of R S R', for every term."""
-        out = np.zeros((len(self.scale), len(self.scale)))
-        for term, r, c, M in zip(self.terms, self.rows, self.columns, R, strict=True):
-            both = M[r][:, r] * M[c][:, c] + M[r][:, c] * M[c][:, r]
-            out[term.theta, term.theta] = np.where(r == c, both / 2.0, both)
-        return out
+        of = zip(self.rows, self.columns, R, strict=True)
+        return _block_diagonal([_products(M, r, c) * np.where(r == c, 0.5, 1.0) for r, c, M in of])
 
     def metric(self, K: list[Array]) -> Array:
         """tr(S K S K) as a quadratic form in the entries of S, for every term."""
-        out = np.zeros((len(self.scale), len(self.scale)))
-        for term, r, c, M in zip(self.terms, self.rows, self.columns, K, strict=True):
-            both = M[r][:, r] * M[c][:, c] + M[r][:, c] * M[c][:, r]
-            twice = np.where(r == c, 1.0, 2.0)
-            out[term.theta, term.theta] = both * np.outer(twice, twice) / 2.0
-        return out
-
-    def jacobian(self, templates: list[Array]) -> Array:
-        """Derivative of the entries of Sigma in those of T."""
-        out = np.zeros((len(self.scale), len(self.scale)))
-        for term, r, c, T in zip(self.terms, self.rows, self.columns, templates, strict=True):
-            a, b = r[:, None], c[:, None]
-            out[term.theta, term.theta] = (a == r) * T[b, c] + (b == r) * T[a, c]
-        return out
-
-    def curvature(self, slopes: list[Array]) -> Array:
-        """Second derivative in T of tr(slope T T')."""
-        out = np.zeros((len(self.scale), len(self.scale)))
-        for term, r, c, M in zip(self.terms, self.rows, self.columns, slopes, strict=True):
-            out[term.theta, term.theta] = 2.0 * (c[:, None] == c) * M[r[:, None], r]
-        return out
+        twice = [np.where(r == c, 1.0, 2.0) for r, c in zip(self.rows, self.columns, strict=True)]
+        of = zip(self.rows, self.columns, K, twice, strict=True)
+        return _block_diagonal([_products(M, r, c) * np.outer(two, two) / 2.0 for r, c, M, two in of])
 
 
-def minimize_model(model: Model, blocks: Blocks, theta: Array, floor: Array) -> tuple[Array, float]:
-    """Theta of the minimum of a model around `theta`, no diagonal entry below its floor, and how much lower it is there."""
-    local = _Local(model, blocks, theta)
-    starts = [blocks.gather([_raised(T) for T in blocks.templates(theta)]), local.x0]
-    for x in starts:  # the second cannot end higher than the model is at `theta`
-        found = np.maximum(blocks.theta(local.matrices(local.descend(x))), floor)
-        gain = -local.value(found / blocks.row_scale)
+def _products(M: Array, r: Index, c: Index) -> Array:
+    return np.asarray(M[r][:, r] * M[c][:, c] + M[r][:, c] * M[c][:, r])
+
+
+def _block_diagonal(parts: list[Array]) -> Array:
+    return np.asarray(scipy.linalg.block_diag(*parts))
+
+
+def _lower(T: Array) -> Array:
+    """The lower triangular matrix with the same T T' and a diagonal that is not negative."""
+    L = np.transpose(np.linalg.qr(T.T, mode="r"))
+    return np.asarray(L * np.where(np.diag(L) < 0.0, -1.0, 1.0))
+
+
+def _above(T: Array, floor: float) -> Array:
+    """T made lower triangular, its singular values no smaller than the floor, so that no diagonal entry is."""
+    U, s, _ = np.linalg.svd(T)
+    return _lower(T if s[-1] >= floor else U * np.maximum(s, floor))
+
+
+def _echelon(T: Array) -> Array:
+    """T without singular values that are at the floor, as a lower triangular matrix whose columns vanish where its diagonal does."""
+    U, s, _ = np.linalg.svd(T)
+    if s[-1] > FLOOR * (1.0 + 1e-9):
+        return T
+    rest, L = U * np.where(s > FLOOR * (1.0 + 1e-9), s, 0.0), np.zeros_like(T)
+    smallest = _ROUNDING * np.linalg.norm(rest)
+    for j, row in enumerate(rest):
+        if (norm := np.linalg.norm(row)) > smallest:
+            direction = row / norm
+            L[j:, j] = rest[j:] @ direction
+            rest -= np.outer(rest @ direction, direction)
+    return L
+
+
+def minimize_model(model: Model, blocks: Blocks, theta: Array) -> tuple[Array, float]:
+    """Theta of the minimum of a model around `theta`, nothing below the floor, and how much lower it is there."""
+    local = _Local(model, blocks, theta, blocks.lower if model.corrected else blocks.square)
+    templates = blocks.templates(theta)
+    starts = [[_above(T, _LEAST) for T in templates], templates]
+    for start in starts:  # the second cannot end higher than the model is at `theta`
+        found = blocks.theta(local.pattern.matrices(local.descend(local.pattern.gather(start))))
+        gain = -local.value(local.pattern.gather(blocks.templates(found)))
         if gain > 0.0:
             return found, gain
     return theta, 0.0
 
 
-def polished(model: Model, blocks: Blocks, theta: Array, floor: Array) -> Array:
+def polished(model: Model, blocks: Blocks, theta: Array) -> Array:
     """Theta after one plain Newton step, of whatever size: what it gains may be far below the rounding of the objective.
 
-    None is taken where a diagonal entry would come near its floor.
+    None is taken where a singular value would come near the floor.
     """
-    local = _Local(model, blocks, theta)
-    found = (local.x0 + local.newton_step(local.x0)[0]) * blocks.row_scale
-    inside = (found > _NOTHING * floor).all() and (np.abs(found - theta) <= 1e-3 * np.maximum(np.abs(theta), blocks.row_scale)).all()
-    return np.asarray(found) if inside else theta
+    local = _Local(model, blocks, theta, blocks.lower)
+    found = local.x0 + local.newton_step(local.x0)[0]
+    step = np.abs(found - local.x0) <= 1e-3 * np.maximum(np.abs(local.x0), 1.0)
+    found = np.asarray(found * blocks.row_scale)
+    return found if step.all() and blocks.inside(found) else theta
 
 
 def curvature_in_T(model: Model, blocks: Blocks, theta: Array) -> Array:
     """The model's second derivative in T at `theta`, as far as it is positive."""
-    local = _Local(model, blocks, theta)
+    local = _Local(model, blocks, theta, blocks.lower)
     values, vectors = np.linalg.eigh(local.derivatives(local.x0)[1])
     return np.asarray((vectors * np.maximum(values, 1e-8 * values[-1])) @ vectors.T)
 
 
-def _raised(T: Array) -> Array:
-    """T with a diagonal off zero."""
-    T = T.copy()
-    np.fill_diagonal(T, np.maximum(np.diag(T), _LEAST))
-    return T
-
-
 class _Local:
-    """A model around one theta, as a function of x, theta in units."""
+    """A model around one theta, as a function of x, the entries of T in units; a correction needs those of the lower triangle."""
 
-    def __init__(self, model: Model, blocks: Blocks, theta: Array) -> None:
-        self.model, self.blocks = model, blocks
-        self.x0, self.s0 = theta / blocks.row_scale, blocks.entries(theta)
+    def __init__(self, model: Model, blocks: Blocks, theta: Array, pattern: Pattern) -> None:
+        self.model, self.blocks, self.pattern = model, blocks, pattern
+        self.x0, self.s0 = pattern.gather(blocks.templates(theta)), blocks.entries(theta)
 
-    def matrices(self, x: Array) -> list[Array]:
-        """T of every term."""
-        return self.blocks.templates(x * self.blocks.row_scale)
+    def change(self, templates: list[Array]) -> Array:
+        """How the entries of all Sigma change from theta."""
+        return self.blocks.lower.gather([T @ T.T for T in templates]) - self.s0
 
     def value(self, x: Array) -> float:
         """How much higher the model is than at the theta around which it is."""
-        s, t = self.blocks.gather([T @ T.T for T in self.matrices(x)]) - self.s0, x - self.x0
-        return float(self.model.g @ s + 0.5 * s @ self.model.H @ s + 0.5 * t @ self.model.A @ t)
+        s = self.change(self.pattern.matrices(x))
+        value = self.model.g @ s + 0.5 * s @ self.model.H @ s
+        return float(value + 0.5 * (x - self.x0) @ self.model.A @ (x - self.x0) if self.model.corrected else value)
 
     def derivatives(self, x: Array) -> tuple[Array, Array]:
         """Gradient and second derivative in x."""
-        blocks, model = self.blocks, self.model
-        templates = self.matrices(x)
-        dual = model.g + model.H @ (blocks.gather([T @ T.T for T in templates]) - self.s0)
-        J = blocks.jacobian(templates)
-        second = J.T @ model.H @ J + blocks.curvature(blocks.symmetric(dual)) + model.A
-        return J.T @ dual + model.A @ (x - self.x0), second
+        blocks, model, pattern = self.blocks, self.model, self.pattern
+        templates = pattern.matrices(x)
+        dual = model.g + model.H @ self.change(templates)
+        J = pattern.jacobian(templates)
+        first, second = J.T @ dual, J.T @ model.H @ J + pattern.curvature(blocks.symmetric(dual))
+        return (first + model.A @ (x - self.x0), second + model.A) if model.corrected else (first, second)
 
     def descend(self, x: Array) -> Array:
         """Newton's steps from x as long as they gain something."""

@@ -4,7 +4,7 @@ In Sigma = T T' the objective is smooth where a variance vanishes, and what may 
 each step minimizes a quadratic model in all Sigma at once among the positive semidefinite matrices (`conic`): the
 slope K - Q and the average information, corrected by the last change of the slope. A step ends on the boundary where
 the model wants it there, and leaves it by the same rule: at a vanished variance the slope in the variance decides,
-not that in theta, which is zero there whatever the data say. Diagonal entries of T are kept at a floor just above
+not that in theta, which is zero there whatever the data say. Singular values of T are kept at a floor just above
 zero, where all derivatives still exist.
 """
 
@@ -21,14 +21,17 @@ from bigmm.solver.conic import Blocks, Model, curvature_in_T, minimize_model, po
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
 from bigmm.solver.information import metric, quadratic_model, updated
+from bigmm.solver.threads import blas_limit
 
 #: Decrements below this are not worth a step, whatever the size of the objective.
 _TOLERANCE = 1e-9
 #: Part of the predicted decrease that a step has to bring.
 _ARMIJO = 1e-4
-#: The damping of a step that did not lower the objective, how it grows with every other, and when that has no use any more.
-_DAMPING, _MORE, _MOST = 1.0, 4.0, 1e9
-#: So many changes of the slope correct the information once a step can lower the objective by no more than this.
+#: The damping of a step that did not lower the objective, how it grows with every other and fades after good ones, ...
+_DAMPING, _MORE = 1.0, 4.0
+#: ... and where the one and the other ends.
+_MOST, _LEAST_DAMPING = 1e9, 0.05
+#: So many changes of the slope correct the information once a step can lower the objective by no more than this; before, one.
 _MEMORY, _CLOSE = 5, 0.1
 #: A correction is dropped when it leaves less than this part of the decrement.
 _TRUSTED = 0.2
@@ -44,8 +47,6 @@ _SOON, _FAST = 1e-5, 0.01
 #: ... and is done if that step brings this part of what the model promises.
 _KEPT = 0.5
 _FOUND = "no step can lower the objective"
-#: A variance whose theta is below this many floors may vanish.
-_NEAR_FLOOR = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +110,7 @@ def newton(
         When the objective does not exist at the start.
     """
     search = _Search(evaluate, covariance, floor, maxeval)
-    point = search.at(np.maximum(start, floor))
+    point = search.at(search.blocks.theta(search.blocks.templates(start)))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
     model, damping, stalled, before = quadratic_model(point.derivatives, search.blocks), 0.0, 0, 0.0
@@ -136,10 +137,11 @@ class _Search:
     """Evaluations, counted, and the steps that are tried from one point; in units that make one level's data worth 1."""
 
     def __init__(self, evaluate: Evaluate, covariance: RelativeCovariance, floor: Array, maxeval: int) -> None:
-        self.evaluate, self.covariance, self.floor = evaluate, covariance, floor
-        self.left = maxeval
+        self.evaluate, self.left = evaluate, maxeval
         self.changes: list[tuple[Array, Array]] = []
+        self.in_T = False
         self.blocks = Blocks(covariance, floor)
+        self.one_thread = blas_limit(1)  # BLAS threads that wait for small matrices are in the way of the loops of an evaluation
 
     @property
     def reason(self) -> str:
@@ -155,28 +157,20 @@ class _Search:
         """One more point with derivatives, unless the step is tiny: it gives digits of theta that the objective's rounding hides."""
         if decrement > _CERTAIN or not (np.abs(theta - point.theta) > _TINY * np.abs(point.theta)).any():
             return point, theta, decrement
-        theta = (
-            polished(quadratic_model(point.derivatives, self.blocks), self.blocks, point.theta, self.floor)
-            if self._inside(theta)
-            else theta
-        )
-        new = self.at(np.maximum(theta, self.floor), point.objective + 10.0 * _noise(point.objective))
+        theta = polished(quadratic_model(point.derivatives, self.blocks), self.blocks, point.theta) if self.blocks.inside(theta) else theta
+        new = self.at(theta, point.objective + 10.0 * _noise(point.objective))
         if new is None:
             return point, theta, decrement
-        if self._inside(new.theta):
-            return new, polished(quadratic_model(new.derivatives, self.blocks), self.blocks, new.theta, self.floor), decrement
+        if self.blocks.inside(new.theta):
+            return new, polished(quadratic_model(new.derivatives, self.blocks), self.blocks, new.theta), decrement
         return new, self.propose(new, quadratic_model(new.derivatives, self.blocks), 0.0)[0], decrement
-
-    def _inside(self, theta: Array) -> bool:
-        """No variance is near zero."""
-        return bool((theta > _NEAR_FLOOR * self.floor).all())
 
     def last_step(self, point: _Point, theta: Array, decrement: float) -> Minimum:
         """The step that gains next to nothing is taken all the same, without derivatives: it doubles the digits of theta.
 
-        Entries at their floor are put at zero, where a singular fit ends.
+        What is at the floor is put at zero, where a singular fit ends.
         """
-        vanished = self.blocks.vanished(theta, self.floor)
+        vanished = self.blocks.vanished(theta)
         value, last, bound = self._without_derivatives(vanished), vanished, point.objective + 10.0 * _noise(point.objective)
         if not value <= bound and (vanished != theta).any():
             value, last = self._without_derivatives(theta), theta
@@ -203,7 +197,8 @@ class _Search:
     def propose(self, point: _Point, model: Model, damping: float) -> tuple[Array, float]:
         """Theta of the model's minimum, and how much lower the model is there."""
         damped = Model(model.g, model.H + damping * metric(point.derivatives, self.blocks), model.A) if damping else model
-        return minimize_model(damped, self.blocks, point.theta, self.floor)
+        with self.one_thread():
+            return minimize_model(damped, self.blocks, point.theta)
 
     def undamped(self, point: _Point, model: Model) -> tuple[Model, Array, float, float]:
         """The model to go by, its step and its decrement, and the larger one of the models with and without a correction."""
@@ -224,21 +219,33 @@ class _Search:
             new = self.at(theta, point.objective - _ARMIJO * decrement + _noise(point.objective))
             if new is not None:
                 damping = damping / _MORE if point.objective - new.objective > 0.5 * decrement else damping
-                return new, damping if damping >= _DAMPING else 0.0
+                return new, damping if damping >= _LEAST_DAMPING else 0.0
             damping = max(_DAMPING, damping * _MORE)
         return None
 
     def corrected(self, old: _Point, new: _Point, decrement: float) -> Model:
-        """The model with BFGS updates: it agrees with the last change of the slope in Sigma, near the end in T with some before."""
-        scale, model, before = self.blocks.row_scale, quadratic_model(new.derivatives, self.blocks), self.blocks.slope(old.derivatives)
-        if decrement > _CLOSE:
+        """The model with BFGS updates: it agrees with the last change of the slope, near the end with some before.
+
+        Near the end they are changes in T, of which the objective is more nearly a quadratic function than of Sigma; but not
+        where Sigma is almost singular, and T may jump among matrices of almost the same T T'.
+        """
+        in_T = decrement <= _CLOSE and self.blocks.inside(old.theta) and self.blocks.inside(new.theta)
+        if decrement > _CLOSE or in_T != self.in_T:
             self.changes.clear()
-            moved = self.blocks.entries(new.theta) - self.blocks.entries(old.theta)
-            if moved @ (model.g - before) > 0.0:
-                return Model(model.g, updated(model.H, [(moved, model.g - before)]), model.A, secant=True)
+        self.in_T = in_T
+        with self.one_thread():
+            return (self._corrected_in_T if in_T else self._corrected_in_sigma)(old, new)
+
+    def _corrected_in_T(self, old: _Point, new: _Point) -> Model:
+        scale, model = self.blocks.row_scale, quadratic_model(new.derivatives, self.blocks)
         self.changes.append(((new.theta - old.theta) / scale, (new.derivatives.gradient - old.derivatives.gradient) * scale))
         plain = curvature_in_T(model, self.blocks, new.theta)
         return Model(model.g, model.H, updated(plain, self.changes[-_MEMORY:]) - plain)
+
+    def _corrected_in_sigma(self, old: _Point, new: _Point) -> Model:
+        model, moved = quadratic_model(new.derivatives, self.blocks), self.blocks.entries(new.theta) - self.blocks.entries(old.theta)
+        self.changes.append((moved, model.g - self.blocks.slope(old.derivatives)))
+        return Model(model.g, updated(model.H, self.changes[-_MEMORY:]), model.A, secant=True)
 
 
 def _noise(objective: float) -> float:

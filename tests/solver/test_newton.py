@@ -286,6 +286,23 @@ def test_random_models(seed: int) -> None:
     assert fit.nevals <= 25
 
 
+@pytest.mark.parametrize("seed", [19, 53, 64, 75, 89, 91, 115, 118])
+def test_every_start_ends_at_the_same_singular_covariance(seed: int) -> None:
+    """Four effects with variances in two of them: minima of a triangular factor that are none of the covariance are not taken."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(rng.normal(size=(1500, 3)), columns=["x", "z", "w"]).assign(g=np.repeat(np.arange(300), 5))
+    b = rng.normal(size=(300, 2)) * [1.0, 0.5]
+    frame["y"] = 1.0 + (0.5 + b[frame["g"], 1]) * frame["x"] + b[frame["g"], 0] + rng.normal(size=1500)
+    model = bigmm.reduce("y ~ x + (1 + x + z + w | g)", frame, client=0).model(reml=False)
+    best = model.fit()
+    for _ in range(8):
+        start = rng.normal(size=10) * rng.choice([0.05, 0.5, 2.0])
+        fit = model.fit(start=np.where(model.lower == 0.0, np.abs(start), start))
+        assert fit.converged
+        assert fit.nevals <= 25
+        assert fit.objective == pytest.approx(best.objective, abs=1e-9, rel=0.0)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_zeros_are_exact(seed: int) -> None:
     """Where the optimum is singular, theta says so with a zero, and a variance there would make the fit worse."""
