@@ -6,9 +6,10 @@ import numpy as np
 import scipy.linalg
 
 from bigmm.columns import Array
-from bigmm.solver.conic import Blocks, Model
+from bigmm.solver.conic import Model
 from bigmm.solver.covariance import TermCovariance
 from bigmm.solver.derivatives import Derivatives
+from bigmm.solver.templates import Blocks
 
 #: Where K and Q differ by more than this factor the average information is made the expected one ...
 _NEAR = 3.0

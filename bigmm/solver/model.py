@@ -18,7 +18,6 @@ from bigmm.errors import ModelError
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice
 from bigmm.solver.cholmod import NotPositiveDefiniteError
-from bigmm.solver.conic import FLOOR
 from bigmm.solver.derivatives import Derivatives, differentiate
 from bigmm.solver.moments import moment_start
 from bigmm.solver.optimize import Optimizer, minimize
@@ -29,6 +28,7 @@ from bigmm.solver.replay import replayed
 from bigmm.solver.residence import Residence
 from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel, select, select_response
+from bigmm.solver.templates import FLOOR
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit

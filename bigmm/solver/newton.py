@@ -17,10 +17,11 @@ import numpy as np
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
-from bigmm.solver.conic import Blocks, Model, curvature_in_T, minimize_model, polished
+from bigmm.solver.conic import Model, curvature_in_T, minimize_model, polished
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
 from bigmm.solver.information import metric, quadratic_model, updated
+from bigmm.solver.templates import Blocks
 from bigmm.solver.threads import blas_limit
 
 #: Decrements below this are not worth a step, whatever the size of the objective.

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import bigmm
-from bigmm.solver.conic import FLOOR
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.pls import PenalizedLeastSquares
+from bigmm.solver.templates import FLOOR
 from tests.reference.cases import CASES, Case
 
 #: Central differences with this step: their own error is about 1e-10 of the second derivative times the objective's rounding.

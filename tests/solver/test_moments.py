@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import bigmm
-from bigmm.solver.conic import FLOOR
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.moments import moment_start
+from bigmm.solver.templates import FLOOR
 
 
 def start(model: LinearMixedModel) -> np.ndarray:

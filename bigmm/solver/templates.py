@@ -1,0 +1,157 @@
+"""Covariance matrices Sigma = T T' of all terms in units of their own, and T of two shapes: square, and theta's lower triangle.
+
+Singular values of T are kept at a floor, where derivatives exist; at the end what is at the floor is put at zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from bigmm.columns import Array
+from bigmm.solver.covariance import RelativeCovariance
+from bigmm.solver.derivatives import Derivatives
+
+Index = npt.NDArray[np.intp]
+
+#: Singular values of T, and so its diagonal entries, are kept above this part of the unit.
+FLOOR = 1e-3
+#: Singular values so many times as large are far from it.
+_FAR_OFF = 10.0
+#: The part of a row that counts as rounding when a singular T is made triangular.
+_ROUNDING = 1e-13
+
+
+class Pattern:
+    """The entries of T of every term that may change: all of them, or its lower triangle, which is theta."""
+
+    def __init__(self, sizes: list[int], *, square: bool) -> None:
+        self.sizes = sizes
+        upper = [np.nonzero(np.ones((k, k)) if square else np.triu(np.ones((k, k)))) for k in sizes]
+        self.rows, self.columns = [rows for _, rows in upper], [columns for columns, _ in upper]
+        ends = np.cumsum([0, *map(len, self.rows)])
+        self.slices = [slice(*ends[i : i + 2]) for i in range(len(sizes))]
+
+    def gather(self, matrices: list[Array]) -> Array:
+        """The entries, of one matrix a term."""
+        return np.concatenate([M[r, c] for M, r, c in zip(matrices, self.rows, self.columns, strict=True)])
+
+    def matrices(self, x: Array) -> list[Array]:
+        """One matrix a term, zero elsewhere."""
+        out = [np.zeros((k, k)) for k in self.sizes]
+        for T, rows, columns, at in zip(out, self.rows, self.columns, self.slices, strict=True):
+            T[rows, columns] = x[at]
+        return out
+
+    def jacobian(self, templates: list[Array]) -> Array:
+        """Derivative of the lower triangles of all T T' in the entries of T."""
+        return _block_diagonal([self._jacobian(*of) for of in zip(templates, self.rows, self.columns, strict=True)])
+
+    @staticmethod
+    def _jacobian(T: Array, rows: Index, columns: Index) -> Array:
+        c, r = (M[:, None] for M in np.triu_indices(len(T)))
+        return np.asarray((r == rows) * T[c, columns] + (c == rows) * T[r, columns])
+
+    def curvature(self, slopes: list[Array]) -> Array:
+        """Second derivative in T of tr(slope T T')."""
+        of = zip(slopes, self.rows, self.columns, strict=True)
+        return _block_diagonal([2.0 * (c[:, None] == c) * M[r[:, None], r] for M, r, c in of])
+
+
+class Blocks:
+    """Entries of all Sigma = T T', in theta's order, in units in which one level's data tell variances of about 1 from 0.
+
+    Attributes
+    ----------
+    units : list of (k,)
+        For each term the standard deviations that make units.
+    scale, row_scale : (theta,)
+        Units of the entries of Sigma, and of T.
+    """
+
+    def __init__(self, covariance: RelativeCovariance, floor: Array) -> None:
+        self.terms = covariance.terms
+        self.lower = Pattern([term.size for term in self.terms], square=False)
+        self.square = Pattern([term.size for term in self.terms], square=True)
+        self.rows, self.columns = self.lower.rows, self.lower.columns
+        self.units = [floor[term.theta][r == c] / FLOOR for term, r, c in zip(self.terms, self.rows, self.columns, strict=True)]
+        pairs = list(zip(self.units, self.rows, self.columns, strict=True))
+        self.row_scale = np.concatenate([s[r] for s, r, _ in pairs])
+        self.scale = np.concatenate([s[r] * s[c] for s, r, c in pairs])
+
+    def templates(self, theta: Array) -> list[Array]:
+        """T of every term, in units."""
+        return self.lower.matrices(theta / self.row_scale)
+
+    def theta(self, templates: list[Array]) -> Array:
+        """Theta of the same covariances, but for singular values below the floor."""
+        return np.asarray(self.lower.gather([raised(T, FLOOR) for T in templates]) * self.row_scale)
+
+    def vanished(self, theta: Array) -> Array:
+        """Theta with what is at the floor put at zero."""
+        return np.asarray(self.lower.gather([_echelon(T) for T in self.templates(theta)]) * self.row_scale)
+
+    def inside(self, theta: Array) -> bool:
+        """No singular value is near the floor."""
+        return all(np.linalg.svd(T, compute_uv=False)[-1] > _FAR_OFF * FLOOR for T in self.templates(theta))
+
+    def entries(self, theta: Array) -> Array:
+        """Entries of all Sigma."""
+        return self.lower.gather([T @ T.T for T in self.templates(theta)])
+
+    def slope(self, derivatives: Derivatives) -> Array:
+        """Derivative of the objective in the entries; one below the diagonal counts with its mirror."""
+        at = [(term.group, (term.columns, term.columns)) for term in self.terms]
+        parts = [derivatives.K[g][columns] - derivatives.Q[g][columns] for g, columns in at]
+        return np.asarray(self.lower.gather([M + M.T - np.diag(np.diag(M)) for M in parts]) * self.scale)
+
+    def symmetric(self, dual: Array) -> list[Array]:
+        """One symmetric matrix a term from derivatives in the entries."""
+        return [(M + M.T) / 2.0 for M in self.lower.matrices(dual)]
+
+    def congruence(self, R: list[Array]) -> Array:
+        """The matrix that takes the entries of S to those of R S R', for every term."""
+        of = zip(self.rows, self.columns, R, strict=True)
+        return _block_diagonal([_products(M, r, c) * np.where(r == c, 0.5, 1.0) for r, c, M in of])
+
+    def metric(self, K: list[Array]) -> Array:
+        """tr(S K S K) as a quadratic form in the entries of S, for every term."""
+        twice = [np.where(r == c, 1.0, 2.0) for r, c in zip(self.rows, self.columns, strict=True)]
+        of = zip(self.rows, self.columns, K, twice, strict=True)
+        return _block_diagonal([_products(M, r, c) * np.outer(two, two) / 2.0 for r, c, M, two in of])
+
+
+def _products(M: Array, r: Index, c: Index) -> Array:
+    return np.asarray(M[r][:, r] * M[c][:, c] + M[r][:, c] * M[c][:, r])
+
+
+def _block_diagonal(parts: list[Array]) -> Array:
+    return np.asarray(scipy.linalg.block_diag(*parts))
+
+
+def _lower(T: Array) -> Array:
+    """The lower triangular matrix with the same T T' and a diagonal that is not negative."""
+    L = np.transpose(np.linalg.qr(T.T, mode="r"))
+    return np.asarray(L * np.where(np.diag(L) < 0.0, -1.0, 1.0))
+
+
+def raised(T: Array, floor: float) -> Array:
+    """T made lower triangular, its singular values no smaller than the floor, so that no diagonal entry is."""
+    U, s, _ = np.linalg.svd(T)
+    return _lower(T if s[-1] >= floor else U * np.maximum(s, floor))
+
+
+def _echelon(T: Array) -> Array:
+    """T without singular values that are at the floor, as a lower triangular matrix whose columns vanish where its diagonal does."""
+    U, s, _ = np.linalg.svd(T)
+    if s[-1] > FLOOR * (1.0 + 1e-9):
+        return T
+    rest, L = U * np.where(s > FLOOR * (1.0 + 1e-9), s, 0.0), np.zeros_like(T)
+    smallest = _ROUNDING * np.linalg.norm(rest)
+    for j, row in enumerate(rest):
+        if (norm := np.linalg.norm(row)) > smallest:
+            direction = row / norm
+            L[j:, j] = rest[j:] @ direction
+            rest -= np.outer(rest @ direction, direction)
+    return L
