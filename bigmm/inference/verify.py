@@ -105,7 +105,7 @@ def _of_chunks(residuals: _Residuals, data: Any, client: Any) -> list[tuple[int,
                 return list(pool.map(residuals.of_chunk, plan.chunks))
         carried = connected.scatter(residuals, broadcast=True, hash=False)
         with Workers(connected, Tally((), None)) as workers:
-            futures = [workers.start(_verify, carried, *workers.sent(chunk)) for chunk in plan.chunks]
+            futures = workers.start_each(_verify, [carried] * len(plan.chunks), *workers.sent(plan.chunks))
             found: list[Any] = [workers.result(future) for future in futures]
             return found
 

@@ -37,9 +37,9 @@ class Threads:
         """Batches under way."""
         return _WINDOW
 
-    def submit_chunk(self, task: ChunkTask) -> Future[Slices]:
-        """Start a chunk."""
-        return self._pool.submit(reduce_chunk, task, self._tally)
+    def submit_chunks(self, tasks: Sequence[ChunkTask]) -> list[Future[Slices]]:
+        """Start some chunks."""
+        return [self._pool.submit(reduce_chunk, task, self._tally) for task in tasks]
 
     def submit(self, function: Callable[..., Any], futures: Sequence[Future[Slices]]) -> Future[Any]:
         """Start a merge. It waits in its thread for chunks that were started before it, so that it never waits in vain."""

@@ -22,8 +22,8 @@ class Executor(Protocol):
     def window(self) -> int:
         """Batches that keep everybody busy."""
 
-    def submit_chunk(self, task: ChunkTask) -> Any:
-        """Start `reduce_chunk`; returns a future."""
+    def submit_chunks(self, tasks: Sequence[ChunkTask]) -> list[Any]:
+        """Start `reduce_chunk` of each; returns their futures."""
 
     def submit(self, function: Callable[..., Any], futures: Sequence[Any]) -> Any:
         """Start a function of the results of other futures; returns a future."""
@@ -57,7 +57,7 @@ def batch_results(executor: Executor, work: Work, first: int = 0, take: Callable
 
 def _submit(executor: Executor, tasks: Sequence[ChunkTask]) -> Any:
     """Start a batch: neighbours are merged, FAN_IN at a time, until one is left."""
-    level = [executor.submit_chunk(task) for task in tasks]
+    level = executor.submit_chunks(tasks)
     while len(level) > 1:
         groups = [level[start : start + FAN_IN] for start in range(0, len(level), FAN_IN)]
         level = [executor.submit(add_slices, group) if len(group) > 1 else group[0] for group in groups]

@@ -82,18 +82,18 @@ class Workers:
             if all(worker["resources"].get(name, 0) >= amount for name, amount in self._resources.items())
         ]
 
-    def submit_chunk(self, task: ChunkTask) -> Future:
-        """Start the reduction of a chunk."""
-        key, report = f"bigmm-reduce-{task.number}-{self._run}", LogEvent(self._topic)
-        chunk, frame = self.sent(task.chunk)
-        task = dataclasses.replace(task, chunk=chunk)
-        return self.start(reduce_chunk, task, report, frame, key=key, resources=self._resources or None)
+    def submit_chunks(self, tasks: Sequence[ChunkTask]) -> list[Future]:
+        """Start the reduction of some chunks, before partitions of a Dask frame are computed for others: it frees memory."""
+        keys, reports = [f"bigmm-reduce-{task.number}-{self._run}" for task in tasks], [LogEvent(self._topic)] * len(tasks)
+        chunks, frames = self.sent([task.chunk for task in tasks])
+        tasks = [dataclasses.replace(task, chunk=chunk) for task, chunk in zip(tasks, chunks, strict=True)]
+        return self.start_each(reduce_chunk, tasks, reports, frames, keys=keys, resources=self._resources or None, priority=1)
 
-    def sent(self, chunk: Chunk) -> tuple[Chunk, Future | None]:
-        """A chunk as it travels; a partition of a Dask frame is computed where its task runs, and leaves its graph here."""
-        if not isinstance(chunk, DaskChunk):
-            return chunk, None
-        return dataclasses.replace(chunk, delayed=None), self._client.compute(chunk.alone())
+    def sent(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Future | None]]:
+        """Chunks as they travel; a partition of a Dask frame is computed where its task runs, and leaves its graph here."""
+        alone = [chunk.alone() if isinstance(chunk, DaskChunk) else None for chunk in chunks]
+        light = [dataclasses.replace(chunk, delayed=None) if isinstance(chunk, DaskChunk) else chunk for chunk in chunks]
+        return light, self._client.compute(alone)  # what is None stays None
 
     def submit(self, function: Callable[..., Any], futures: Sequence[Future]) -> Future:
         """Start a merge, before other chunks: it frees memory."""
@@ -102,8 +102,22 @@ class Workers:
 
     def start(self, function: Callable[..., Any], *arguments: Any, key: str | None = None, **options: Any) -> Future:
         """Start any function of bigmm; every task goes this way, for no worker of another version may do a part."""
-        key = key or f"bigmm-{funcname(function).strip('_')}-{uuid.uuid4().hex}"
-        return self._client.submit(Guarded(function, bigmm.__version__, self._log_topic), *arguments, key=key, **options)
+        return self._client.submit(self._guarded(function), *arguments, key=key or self._key(function), **options)
+
+    def start_each(
+        self, function: Callable[..., Any], *arguments: Sequence[Any], keys: list[str] | None = None, **options: Any
+    ) -> list[Future]:
+        """Start a function of the first of all arguments, of the second, ...: one graph, whose cost for the scheduler lasts."""
+        keys = keys or [f"{self._key(function)}-{number}" for number in range(len(arguments[0]))]
+        started: list[Future] = self._client.map(self._guarded(function), *arguments, key=keys, **options)
+        return started
+
+    def _guarded(self, function: Callable[..., Any]) -> Guarded:
+        return Guarded(function, bigmm.__version__, self._log_topic)
+
+    @staticmethod
+    def _key(function: Callable[..., Any]) -> str:
+        return f"bigmm-{funcname(function).strip('_')}-{uuid.uuid4().hex}"
 
     def result(self, future: Future) -> Slices:
         """Wait for a result.
