@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import pytest
 from dask.sizeof import sizeof
 from dask.utils import Dispatch
-from distributed import Client
+from distributed import Client, wait
 
 import bigmm
 from bigmm.crossproducts import CrossProducts
@@ -148,6 +148,15 @@ class TestSameBits:
         for mine, theirs in zip(one.groups, other.groups, strict=True):
             assert mine.levels.tolist() == theirs.levels.tolist()
             np.testing.assert_array_equal(mine.ZtXy, theirs.ZtXy)
+
+    def test_dask_persisted_on_another_cluster(self, client: Client) -> None:
+        frame = dd.from_pandas(FRAME, npartitions=3, sort=False)
+        with Client(processes=False, n_workers=1, dashboard_address=None, set_as_default=False) as other:
+            with other.as_current():
+                persisted = frame.persist()
+                wait(persisted)
+            with pytest.raises(DataError, match="partition 0 was persisted on another cluster"):
+                bigmm.reduce(FORMULA, persisted, client=client)
 
     def test_declared_order_of_categories_survives(self, client: Client) -> None:
         ordered = FRAME.assign(a=pd.Categorical(FRAME["a"], categories=["r", "p", "q"]))

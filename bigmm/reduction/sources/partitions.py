@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 from dask.delayed import Delayed
 from dask.optimization import cull
+from distributed.client import FutureCancelledError
 
 from bigmm.accounting import Origin
 from bigmm.errors import DataError
@@ -75,8 +76,7 @@ class DaskChunk:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Compute the partition: all its rows."""
-        frame: pd.DataFrame = self.alone().compute()
-        return self.read_frame(frame, columns)
+        return self.read_frame(self._computed(self.alone()), columns)
 
     def read_frame(self, frame: pd.DataFrame, columns: Sequence[str]) -> pa.Table:
         """All rows of the partition, which has been computed."""
@@ -84,7 +84,16 @@ class DaskChunk:
 
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
         """First rows; the partition is computed, but only they travel."""
-        return self.read_frame(self.alone().head(rows).compute(), columns)
+        return self.read_frame(self._computed(self.alone().head(rows)), columns)
+
+    def _computed(self, delayed: Delayed) -> pd.DataFrame:
+        try:
+            frame: pd.DataFrame = delayed.compute()
+        except FutureCancelledError:
+            raise DataError(
+                f"{self.name} was persisted on another cluster, or is lost: give that cluster's client, or persist the frame again"
+            ) from None
+        return frame
 
 
 def read_sent(chunk: Chunk, frame: pd.DataFrame | None, columns: Sequence[str]) -> pa.Table:
