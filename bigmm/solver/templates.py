@@ -19,7 +19,7 @@ Index = npt.NDArray[np.intp]
 FLOOR = 1e-3
 #: Singular values so many times as large are far from it.
 _FAR_OFF = 10.0
-#: The part of a row that counts as rounding when a singular T is made triangular.
+#: The part of the largest singular value that counts as rounding.
 _ROUNDING = 1e-13
 
 
@@ -145,12 +145,13 @@ def raised(T: Array, floor: float) -> Array:
 def _echelon(T: Array) -> Array:
     """T without singular values that are at the floor, as a lower triangular matrix whose columns vanish where its diagonal does."""
     U, s, _ = np.linalg.svd(T)
-    if s[-1] > FLOOR * (1.0 + 1e-9):
+    rounding = _ROUNDING * s[0]
+    at_floor = s <= FLOOR * (1.0 + 1e-9) + rounding
+    if not at_floor.any():
         return T
-    rest, L = U * np.where(s > FLOOR * (1.0 + 1e-9), s, 0.0), np.zeros_like(T)
-    smallest = _ROUNDING * np.linalg.norm(rest)
+    rest, L = U * np.where(at_floor, 0.0, s), np.zeros_like(T)
     for j, row in enumerate(rest):
-        if (norm := np.linalg.norm(row)) > smallest:
+        if (norm := np.linalg.norm(row)) > rounding:
             direction = row / norm
             L[j:, j] = rest[j:] @ direction
             rest -= np.outer(rest @ direction, direction)
