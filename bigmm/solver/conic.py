@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver.templates import Blocks, Pattern, raised
+from bigmm.solver.templates import FLOOR, Blocks, Pattern, raised
 
 #: Steps at most, and when they end: what they still gain, as a part of what was gained.
 _STEPS, _ENOUGH = 100, 1e-7
@@ -50,7 +50,7 @@ def minimize_model(model: Model, blocks: Blocks, theta: Array) -> tuple[Array, f
         gain = -local.value(local.pattern.gather(blocks.templates(found)))
         if gain > 0.0:
             return found, gain
-    return theta, 0.0
+    return theta, local.unresolved()
 
 
 def polished(model: Model, blocks: Blocks, theta: Array) -> Array:
@@ -77,11 +77,22 @@ class _Local:
 
     def __init__(self, model: Model, blocks: Blocks, theta: Array, pattern: Pattern) -> None:
         self.model, self.blocks, self.pattern = model, blocks, pattern
-        self.x0, self.s0 = pattern.gather(blocks.templates(theta)), blocks.entries(theta)
+        self.templates = blocks.templates(theta)
+        self.x0 = pattern.gather(self.templates)
 
     def change(self, templates: list[Array]) -> Array:
-        """How the entries of all Sigma change from theta."""
-        return self.blocks.lower.gather([T @ T.T for T in templates]) - self.s0
+        """How the entries of all Sigma change from theta; by the changes of T, for small ones of large variances are lost otherwise."""
+        steps = [(T, T - T0) for T, T0 in zip(templates, self.templates, strict=True)]
+        return self.blocks.lower.gather([t @ T.T + (T - t) @ t.T for T, t in steps])
+
+    def unresolved(self) -> float:
+        """What a step from theta promises that was not found: nothing, unless rounding hides where the minimum is.
+
+        At the floor there is a promise that cannot be kept, of what the variances there cost.
+        """
+        promise, slopes = self.newton_step(self.x0)[1], self.blocks.symmetric(self.model.g)
+        cost = FLOOR**2 * sum(float(np.maximum(np.linalg.eigvalsh(M), 0.0).sum()) for M in slopes)
+        return promise if promise > 2.0 * cost else 0.0
 
     def value(self, x: Array) -> float:
         """How much higher the model is than at the theta around which it is."""

@@ -15,6 +15,8 @@ from bigmm.solver.templates import Blocks
 _NEAR = 3.0
 #: ... as far as this factor.
 _FAR = 1e6
+#: Rounding makes no direction's information smaller than this part of its own.
+_SMALLEST = 1e-12
 #: Changes of the slope do not correct the information when they disagree with it by more than this factor.
 _BENT = 20.0
 
@@ -33,9 +35,11 @@ def _information(derivatives: Derivatives, blocks: Blocks) -> Array:
     dSigma -> R dSigma R', R = sum of mu^-1/4 y y'K, turns the one into the other.
     """
     H = derivatives.information * np.outer(blocks.scale, blocks.scale)
+    size = np.sqrt(np.maximum(np.diag(H), 1e-300))
+    values, vectors = np.linalg.eigh(H / np.outer(size, size))
+    root = size[:, None] * vectors * np.sqrt(np.maximum(values, _SMALLEST))
     C = blocks.congruence([_towards_expected(derivatives, *of) for of in zip(blocks.terms, blocks.units, strict=True)])
-    H = C.T @ H @ C
-    return np.asarray(H + 1e-12 * max(float(np.diag(H).max()), 1e-300) * np.eye(len(H)))
+    return np.asarray(C.T @ root @ (C.T @ root).T)
 
 
 def _towards_expected(derivatives: Derivatives, term: TermCovariance, units: Array) -> Array:

@@ -19,6 +19,8 @@ from bigmm.solver.nlopt_search import METHODS
 _SNAP_FLOORS = 30.0
 #: Evaluations for each entry of theta that Newton's steps get before BOBYQA goes on, and that BOBYQA gets then.
 _STEPS, _RESCUE = 40, 60
+#: What BOBYQA calls converged is not, when Newton's steps promise more than this there.
+_SURE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,22 +138,37 @@ def minimize(
 
 
 def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer, short: bool) -> Minimum:
-    """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall."""
-    steps = min(settings.maxeval, _STEPS * (len(start) + 1))
+    """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall, and they have the last word."""
+    found = _steps(seen, covariance, start, floor, settings, short)
+    if found.converged:
+        return found
+    if len(seen.trace) >= settings.maxeval:
+        return replace(found, theta=seen.best[0], objective=seen.best[1])
+    limit = min(settings.maxeval, len(seen.trace) + _RESCUE * (len(start) + 1))
+    reason, converged = nlopt_search.search(seen, covariance, seen.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
+    reason = f"{found.reason}, then BOBYQA: {reason}"
+    if found.decrement == np.inf or len(seen.trace) >= settings.maxeval:  # without derivatives it has the last word
+        return Minimum(*seen.best, None, None, converged, reason)
+    try:
+        last = _steps(seen, covariance, seen.best[0], floor, settings, short)
+    except ModelError:  # so near to where the objective ends that rounding decides whether it exists
+        return Minimum(*seen.best, None, None, False, f"{reason}, where derivatives do not exist")
+    sure = last.converged or (converged and last.decrement is not None and last.decrement <= _SURE)
+    return replace(last, theta=seen.best[0], objective=seen.best[1], converged=sure, reason=f"{reason}, then {last.reason}")
+
+
+def _steps(seen: Evaluations, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer, short: bool) -> Minimum:
+    """Newton's steps alone, a bounded number of them."""
+    steps = min(settings.maxeval - len(seen.trace), _STEPS * (len(start) + 1))
+    before = len(seen.trace)
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # a step without end is not taken
             tolerance = settings.ftol_rel / 10.0
             found = newton(seen.evaluate, covariance, start, floor, tolerance=tolerance, maxeval=steps, short=short)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
-        found = Minimum(*seen.best, np.inf, np.inf, False, f"Newton's steps failed ({error})")
-    if found.converged:
-        return found
-    if len(seen.trace) >= settings.maxeval:
-        return replace(found, theta=seen.best[0], objective=seen.best[1])
-    before = found.reason if len(seen.trace) < steps else f"no end after {steps} evaluations"
-    limit = min(settings.maxeval, len(seen.trace) + _RESCUE * (len(start) + 1))
-    reason, converged = nlopt_search.search(seen, covariance, seen.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
-    return Minimum(*seen.best, None, None, converged, f"{before}, then BOBYQA: {reason}")
+        return Minimum(*seen.best, np.inf, np.inf, False, f"Newton's steps failed ({error})")
+    ran_out = not found.converged and len(seen.trace) - before >= steps and steps < settings.maxeval
+    return replace(found, reason=f"no end after {steps} evaluations") if ran_out else found
 
 
 def _snap(seen: Evaluations, found: Minimum, lower: Array, floor: Array) -> tuple[Array, float]:

@@ -303,6 +303,39 @@ def test_every_start_ends_at_the_same_singular_covariance(seed: int) -> None:
         assert fit.objective == pytest.approx(best.objective, abs=1e-9, rel=0.0)
 
 
+def almost_noiseless(scale: float) -> LinearMixedModel:
+    """Three effects of rank 2, of `scale` residual standard deviations."""
+    rng = np.random.default_rng(3)
+    g, (x, z), b = np.repeat(np.arange(300), 10), rng.normal(size=(2, 3000)), rng.normal(size=300)
+    y = scale * (b[g] + 0.5 * b[g] * x + 0.2 * rng.normal(size=300)[g] * z) + rng.normal(size=3000)
+    return bigmm.reduce("y ~ x + z + (1 + x + z | g)", pd.DataFrame({"x": x, "z": z, "g": g, "y": y}), client=0).model()
+
+
+def test_a_singular_covariance_of_large_variances() -> None:
+    model = almost_noiseless(1e3)
+    fit, other = model.fit(), model.fit(start=[1.0, 0.0, 0.0, 1.0, 0.0, 1.0])
+    assert fit.converged
+    assert other.converged
+    assert fit.nevals <= 50
+    assert fit.objective == pytest.approx(other.objective, abs=1e-5, rel=0.0)
+    assert fit.objective < 17238.4216
+
+
+@pytest.mark.filterwarnings("ignore::bigmm.PrecisionWarning")  # which the data deserve
+@pytest.mark.parametrize("scale", [1e5, 1e6, 1e7])
+def test_a_search_that_rounding_defeats_says_so(scale: float) -> None:
+    """Variances of 1e10 residual ones in a singular matrix: no digits are left to find the minimum by, which BOBYQA does not notice."""
+    model = almost_noiseless(scale)
+    fits = [
+        model.fit(),
+        model.fit(start=[1.0, 0.0, 0.0, 1.0, 0.0, 1.0]),
+        model.fit(start=np.array([1.0, 0.5, 0.0, 1e-4, 0.0, 0.2]) * scale),
+    ]
+    best = min(fit.objective for fit in fits)
+    for fit in fits:
+        assert not fit.converged or fit.objective <= best + 1e-5
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_zeros_are_exact(seed: int) -> None:
     """Where the optimum is singular, theta says so with a zero, and a variance there would make the fit worse."""
