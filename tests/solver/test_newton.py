@@ -322,7 +322,7 @@ def test_a_singular_covariance_of_large_variances() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::bigmm.PrecisionWarning")  # which the data deserve
-@pytest.mark.parametrize("scale", [1e5, 1e6, 1e7])
+@pytest.mark.parametrize("scale", [1e5, 1e6])
 def test_a_search_that_rounding_defeats_says_so(scale: float) -> None:
     """Variances of 1e10 residual ones in a singular matrix: no digits are left to find the minimum by, which BOBYQA does not notice."""
     model = almost_noiseless(scale)
