@@ -51,7 +51,8 @@ def test_slopes_have_the_answer_that_is_said(module: Any) -> None:
     pd.testing.assert_frame_equal(frame, generate.slopes(0, 4 * levels, levels))
     assert (frame.groupby("g")["x"].agg(["count", "sum"]) == [4, 0]).all(axis=None)
     assert frame["g"].nunique() == levels
-    fit = bigmm.lmer(generate.SLOPES, frame, client=0)
+    model = bigmm.reduce(generate.SLOPES, frame, client=0).model()
+    fit = model.fit(start=model.fit().theta)  # a search with many random effects leaves digits that the objective does not show
     exact = generate.exact_slopes(levels)
     expected = [exact["b0"], exact["b1"], exact["b0.b1"], exact["residual"]]
     np.testing.assert_allclose(fit.varcorr["vcov"], expected, rtol=1e-9)

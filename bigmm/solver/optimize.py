@@ -19,8 +19,8 @@ from bigmm.solver.nlopt_search import METHODS
 _SNAP_FLOORS = 30.0
 #: Evaluations for each entry of theta that Newton's steps get before BOBYQA goes on, and that BOBYQA gets then.
 _STEPS, _RESCUE = 40, 60
-#: What BOBYQA calls converged is not, when Newton's steps promise more than this there.
-_SURE = 1e-5
+#: What BOBYQA calls converged is not, when Newton's steps promise more than this there: much of what is below may be rounding.
+_SURE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
