@@ -130,6 +130,6 @@ class _Local:
         gradient, second = self.derivatives(x)
         size = np.sqrt(np.maximum(np.abs(np.diag(second)), 1e-300))
         values, vectors = np.linalg.eigh(second / np.outer(size, size))
-        values = np.maximum(np.abs(values), 1e-10)
+        values = np.maximum(np.abs(values), 1e-14)
         along = vectors.T @ (gradient / size)
         return -(vectors @ (along / values)) / size, float(0.5 * (along**2 / values).sum())

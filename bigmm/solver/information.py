@@ -16,7 +16,7 @@ _NEAR = 3.0
 #: ... as far as this factor.
 _FAR = 1e6
 #: Rounding makes no direction's information smaller than this part of its own.
-_SMALLEST = 1e-12
+_SMALLEST = 1e-14
 #: Changes of the slope do not correct the information when they disagree with it by more than this factor.
 _BENT = 20.0
 

@@ -149,11 +149,13 @@ def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, flo
     reason = f"{found.reason}, then BOBYQA: {reason}"
     if found.decrement == np.inf or len(seen.trace) >= settings.maxeval:  # without derivatives it has the last word
         return Minimum(*seen.best, None, None, converged, reason)
+    end = seen.best[1]
     try:
         last = _steps(seen, covariance, seen.best[0], floor, settings, short)
     except ModelError:  # so near to where the objective ends that rounding decides whether it exists
         return Minimum(*seen.best, None, None, False, f"{reason}, where derivatives do not exist")
-    sure = last.converged or (converged and last.decrement is not None and last.decrement <= _SURE)
+    promised = np.inf if last.decrement is None else max(last.decrement, end - last.objective)
+    sure = last.converged or (converged and promised <= _SURE)
     return replace(last, theta=seen.best[0], objective=seen.best[1], converged=sure, reason=f"{reason}, then {last.reason}")
 
 

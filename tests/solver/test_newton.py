@@ -303,6 +303,21 @@ def test_every_start_ends_at_the_same_singular_covariance(seed: int) -> None:
         assert fit.objective == pytest.approx(best.objective, abs=1e-9, rel=0.0)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_slope_far_from_its_zero(seed: int) -> None:
+    """Years, say: the model is that of the centred slope, its covariance in the data's units all but singular."""
+    rng = np.random.default_rng(seed)
+    g, x = rng.integers(0, 20, 600), rng.normal(size=600).round(1)
+    frame = pd.DataFrame({"y": rng.normal(size=20)[g] * x + rng.normal(size=600), "g": g, "x": x, "far": x + 300.0})
+    centred = bigmm.lmer("y ~ x + (x | g)", frame, client=0)
+    model = bigmm.reduce("y ~ far + (far | g)", frame, client=0).model()
+    for start in (None, model.theta0):
+        fit = model.fit(start=start)
+        assert fit.converged
+        assert fit.nevals <= 25
+        assert fit.objective == pytest.approx(centred.objective, abs=1e-6, rel=0.0)
+
+
 def almost_noiseless(scale: float) -> LinearMixedModel:
     """Three effects of rank 2, of `scale` residual standard deviations."""
     rng = np.random.default_rng(3)
