@@ -38,9 +38,9 @@ class GroupBlocks:
         """Columns a level."""
         return int(self.ZtZ.shape[1])
 
-    def square(self, column: int) -> float:
-        """Squared length of a column of Z."""
-        return float(self.ZtZ[:, column, column].sum())
+    def total(self) -> Array:
+        """Sum of Z'Z over the levels, (k, k)."""
+        return np.asarray(self.ZtZ.sum(axis=0), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

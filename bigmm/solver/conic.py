@@ -61,7 +61,7 @@ def polished(model: Model, blocks: Blocks, theta: Array) -> Array:
     local = _Local(model, blocks, theta, blocks.lower)
     found = local.x0 + local.newton_step(local.x0)[0]
     step = np.abs(found - local.x0) <= 1e-3 * np.maximum(np.abs(local.x0), 1.0)
-    found = np.asarray(found * blocks.row_scale)
+    found = blocks.plain_theta(local.pattern.matrices(found))
     return found if step.all() and blocks.inside(found) else theta
 
 

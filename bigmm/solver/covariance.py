@@ -77,9 +77,13 @@ class RelativeCovariance:
 
     def templates(self, theta: Array) -> list[Array]:
         """T_g of every grouping factor, shapes (k_g, k_g), lower triangular; of a theta that was checked."""
+        return self.by_group([self.template(term, theta) for term in self.terms])
+
+    def by_group(self, matrices: list[Array]) -> list[Array]:
+        """One (k_g, k_g) matrix a grouping factor from one (k, k) matrix a term, zero elsewhere."""
         out = [np.zeros((size, size)) for size in self.sizes]
-        for term in self.terms:
-            out[term.group][term.columns, term.columns] = self.template(term, theta)
+        for term, matrix in zip(self.terms, matrices, strict=True):
+            out[term.group][term.columns, term.columns] = matrix
         return out
 
     @property

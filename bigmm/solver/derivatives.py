@@ -14,6 +14,9 @@ the average information for sigma^2-profiled covariances is
 
     H_ij = (f_i'P f_j) nu / pwrss - (f_i'e)(f_j'e) nu / pwrss^2,     e = P y                        (average information)
 
+All of it may be had in units of Sigma, Sigma = W Sigma_w W' with lower triangular W (`bigmm.solver.units`): T is W^-1 T then,
+and the spherical u_j and E are what they are. So nothing is lost to columns that nearly depend on one another.
+
 No product with Z'Z is needed: f_i = Z Lambda v_i with v_i = T^-1 dSigma_i T^-T u_j in each level, and from
 Lambda'Z'Z Lambda = D - I follow f_i'V^-1 f_j = v_i'v_j - v_i'D^-1 v_j and W'V^-1 f_j = W'Z Lambda D^-1 v_j.
 
@@ -26,6 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from bigmm.columns import Array
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, residual_of
@@ -38,9 +42,9 @@ class Derivatives:
     Attributes
     ----------
     gradient : (theta,)
-        In theta.
+        In theta, which is in no units.
     K, Q : tuple of (k, k)
-        The two parts of the derivative in Sigma = T T' of each grouping factor, K - Q: of the log-determinants, and of
+        The two parts of the derivative in Sigma = T T' of each grouping factor, in units, K - Q: of the log-determinants, and of
         the residual sum of squares. They are equal at a minimum inside.
     information : (theta, theta)
         Average information in the entries of Sigma that stand where theta's do in T (an entry below the diagonal with
@@ -66,7 +70,9 @@ class _Sums:
     WVF: Array
 
 
-def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *, reml: bool) -> Derivatives:
+def differentiate(
+    pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *, reml: bool, units: list[Array] | None = None
+) -> Derivatives:
     """Derivatives at the theta that was evaluated last.
 
     The factor is used up: after this call nothing can be solved until the next evaluation.
@@ -79,41 +85,46 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
     nu : int
         n, or n - p for REML.
     reml : bool
+    units : list of (k, k), optional
+        W of each term; unless given, the identity.
     """
+    W = pls.covariance.by_group([np.eye(term.size) for term in pls.covariance.terms] if units is None else units)
+    templates = [np.asarray(solve_triangular(*pair, lower=True)) for pair in zip(W, pls.templates, strict=True)]
     residual = residual_of(evaluation)
     coefficients = np.hstack([np.vstack([np.linalg.inv(evaluation.RX), np.zeros(pls.blocks.p)]), residual]) if reml else residual
     with pls.looping():
-        sums = _sums(pls, coefficients)
+        sums = _sums(pls, templates, coefficients)
         _add_inverse(pls, sums)
     K: list[Array] = []
     Q: list[Array] = []
-    for T, E, U, group in zip(pls.templates, sums.E, sums.U, pls.blocks.groups, strict=True):
+    for T, E, U, group in zip(templates, sums.E, sums.U, pls.blocks.groups, strict=True):
         inverse_T = _inverse(T)
         K.append(inverse_T.T @ (group.q * np.eye(group.k) - E) @ inverse_T)
         Q.append(nu / evaluation.pwrss * inverse_T.T @ U @ inverse_T)
-    gradients = [2.0 * (k - q) @ T for k, q, T in zip(K, Q, pls.templates, strict=True)]
+    in_units = [2.0 * (k - q) @ T for k, q, T in zip(K, Q, templates, strict=True)]
+    gradients = [np.asarray(solve_triangular(*pair, trans=1, lower=True)) for pair in zip(W, in_units, strict=True)]
     information = _average_information(sums, evaluation, nu)
     return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), information, tuple(group.q for group in pls.blocks.groups))
 
 
-def _sums(pls: PenalizedLeastSquares, coefficients: Array) -> _Sums:
-    """Everything that does not need the inverse: E lacks S^-1."""
+def _sums(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Array) -> _Sums:
+    """Everything that does not need the inverse: E lacks S^-1; `templates` are in units."""
     assert pls.W is not None
     leading, root = pls.layout.leading, pls.layout.root
     entries = pls.covariance.entries
     width, count = pls.blocks.p + 1, len(entries)
     empty = np.zeros(0)
-    out = _Sums([empty] * len(pls.templates), [empty] * len(pls.templates), np.zeros((count, count)), np.zeros((width, count)))
+    out = _Sums([empty] * len(templates), [empty] * len(templates), np.zeros((count, count)), np.zeros((width, count)))
     U = pls.spherical(coefficients)
     directions = np.zeros((root.r, count))
     for g, N, v in zip(root.groups, root.split(U), root.split(directions), strict=True):
         flat = N[:, :, :-1].transpose(1, 0, 2).reshape(N.shape[1], -1)
         out.E[g], out.U[g] = flat @ flat.T, N[:, :, -1].T @ N[:, :, -1]
-        _directions(pls.templates[g], N[:, :, -1], [(i, row, column) for i, (of, row, column) in enumerate(entries) if of == g], v)
+        _directions(templates[g], N[:, :, -1], [(i, row, column) for i, (of, row, column) in enumerate(entries) if of == g], v)
     out.FVF += directions.T @ directions
     if leading is not None:
         of = [i for i, (g, _, _) in enumerate(entries) if g == leading]
-        found, directions[:, of] = pls.leaf_sums(U, coefficients, np.array([entries[i][1:] for i in of], dtype=np.int64))
+        found, directions[:, of] = pls.leaf_sums(templates[leading], U, coefficients, np.array([entries[i][1:] for i in of], dtype=np.int64))
         out.E[leading], out.U[leading] = found.inverse + found.border, found.spread
         out.FVF[np.ix_(of, of)] += found.own - found.reduced
         out.WVF[:, of] += found.mixed

@@ -59,9 +59,9 @@ class RemoteGroup(GroupBlocks):
         """Levels."""
         return self.count
 
-    def square(self, column: int) -> float:
-        """Squared length of a column of Z."""
-        return float(self.gram[column, column])
+    def total(self) -> Array:
+        """Sum of Z'Z over the levels, (k, k)."""
+        return self.gram
 
 
 class DistributedLeastSquares(PenalizedLeastSquares):
@@ -100,9 +100,9 @@ class DistributedLeastSquares(PenalizedLeastSquares):
         self.W = root_ZtXy
         return Evaluation(values.copy(), float(logdet), upper_factor(self._within - gone - self.W.T @ self.W))
 
-    def leaf_sums(self, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
+    def leaf_sums(self, in_units: Array, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
         """What derivatives need of the leaves, and the directions' border."""
-        arguments = (self.leading_template, self.root_templates, U, coefficients, entries)
+        arguments = (self.leading_template, self.root_templates, in_units, U, coefficients, entries)
         *sums, border = self._elsewhere.total(leaf_slices.derive, *arguments)
         return LeafSums(*sums), border
 

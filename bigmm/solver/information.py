@@ -28,24 +28,24 @@ def quadratic_model(derivatives: Derivatives, blocks: Blocks) -> Model:
 
 
 def _information(derivatives: Derivatives, blocks: Blocks) -> Array:
-    """The average information, scaled; as the expected one would be in directions in which it is far from it.
+    """The average information; as the expected one would be in directions in which it is far from it.
 
     In a balanced one-factor design the average information of a term is tr(dSigma K dSigma Q) / l, the expected one
     tr(dSigma K dSigma K) / l, whose steps end at the optimum from anywhere. With Q y = mu K y the change of variables
     dSigma -> R dSigma R', R = sum of mu^-1/4 y y'K, turns the one into the other.
     """
-    H = derivatives.information * np.outer(blocks.scale, blocks.scale)
+    H = derivatives.information
     size = np.sqrt(np.maximum(np.diag(H), 1e-300))
     values, vectors = np.linalg.eigh(H / np.outer(size, size))
     root = size[:, None] * vectors * np.sqrt(np.maximum(values, _SMALLEST))
-    C = blocks.congruence([_towards_expected(derivatives, *of) for of in zip(blocks.terms, blocks.units, strict=True)])
+    C = blocks.congruence([_towards_expected(derivatives, term) for term in blocks.terms])
     return np.asarray(C.T @ root @ (C.T @ root).T)
 
 
-def _towards_expected(derivatives: Derivatives, term: TermCovariance, units: Array) -> Array:
+def _towards_expected(derivatives: Derivatives, term: TermCovariance) -> Array:
     """R of one term."""
-    at, square = (term.columns, term.columns), np.outer(units, units)
-    K, Q = (square * (M[term.group][at] + M[term.group][at].T) / 2 for M in (derivatives.K, derivatives.Q))
+    at = (term.columns, term.columns)
+    K, Q = ((M[term.group][at] + M[term.group][at].T) / 2 for M in (derivatives.K, derivatives.Q))
     try:
         mu, Y = scipy.linalg.eigh(Q, K)
     except np.linalg.LinAlgError:  # no data, or beyond double precision
@@ -56,11 +56,8 @@ def _towards_expected(derivatives: Derivatives, term: TermCovariance, units: Arr
 
 def metric(derivatives: Derivatives, blocks: Blocks) -> Array:
     """The expected information of each term as if the design were balanced: what makes a step long, whatever the columns."""
-    K = []
-    for term, s in zip(blocks.terms, blocks.units, strict=True):
-        at = (term.columns, term.columns)
-        K.append(np.outer(s, s) * derivatives.K[term.group][at] / np.sqrt(derivatives.levels[term.group]))
-    return blocks.metric(K)
+    at = [(term.group, (term.columns, term.columns)) for term in blocks.terms]
+    return blocks.metric([derivatives.K[g][columns] / np.sqrt(derivatives.levels[g]) for g, columns in at])
 
 
 def updated(H: Array, changes: list[tuple[Array, Array]]) -> Array:

@@ -110,14 +110,14 @@ def eliminate(leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array]) 
 
 
 def derive(
-    leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], U: Array, coefficients: Array, entries: Index
+    leaf_slice: LeafSlice, T: Array, root_templates: Sequence[Array], in_units: Array, U: Array, coefficients: Array, entries: Index
 ) -> tuple[Array, ...]:
-    """Fields of `LeafSums`, and minus the border of the directions."""
+    """Fields of `LeafSums`, and minus the border of the directions; `in_units` is T in units."""
     with _ONE_AT_A_TIME:
         own = EliminatedLeaves(leaf_slice.leaves)
         with own.looping():
             own.factor(T, root_templates)
-            found, border = own.sums(T, U, coefficients, entries)
+            found, border = own.sums(T, in_units, U, coefficients, entries)
     return found.inverse, found.border, found.spread, found.own, found.reduced, found.mixed, border
 
 

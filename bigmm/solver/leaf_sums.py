@@ -31,7 +31,7 @@ class LeafSums:
     spread : (k, k)
         u_j u_j', u_j those of the last column.
     own, reduced : (t, t)
-        v_j'v_j and (L_j^-1 v_j)'(L_j^-1 v_j) for the directions v_j = T^-1 dSigma T^-T u_j.
+        v_j'v_j and (L_j^-1 v_j)'(L_j^-1 v_j) for the directions v_j = T^-1 dSigma T^-T u_j, T in units.
     mixed : (width, t)
         (V_j(Z_1'W)_j)'(L_j^-1 v_j).
     """
@@ -44,33 +44,36 @@ class LeafSums:
     mixed: Array
 
 
-def sum_leaves(leaves: Leaves, V: Array, B: Array, T: Array, U: Array, coefficients: Array, entries: Index, F: Array | None) -> LeafSums:
+def sum_leaves(
+    leaves: Leaves, V: Array, B: Array, templates: tuple[Array, Array], U: Array, coefficients: Array, entries: Index, F: Array | None
+) -> LeafSums:
     """Sums over leaves, at the theta that was factored last.
 
     Parameters
     ----------
     leaves, V, B
         As in `elimination`.
-    T : (k, k)
-        Template of the leading factor, nonsingular.
+    templates : two of (k, k)
+        T of the leading factor, nonsingular, and T in units.
     U : (r, columns)
         The root's spherical random effects for W `coefficients`.
     coefficients : (width, columns)
     entries : (t, 2)
-        Row and column of Sigma = T T' that each direction changes, with its mirror.
+        Row and column of Sigma = T T', in units, that each direction changes, with its mirror.
     F : (q, k, t) or None
         Where to put L_j^-1 v_j, for the border of a root.
     """
-    k, width, t = len(T), leaves.ZtXy.shape[2], len(entries)
+    k, width, t = V.shape[1], leaves.ZtXy.shape[2], len(entries)
     sizes = [k * k] * 3 + [t * t] * 2 + [width * t]
     sums = np.zeros((min(_BLOCKS, len(V)), sum(sizes)))
-    inverse_T = np.asarray(np.linalg.inv(T))
+    inverse_T, inverse_in_units = (np.asarray(np.linalg.inv(T)) for T in templates)
     _leaf_sums(
         leaves.indptr,
         leaves.indices,
         V,
         B,
         inverse_T,
+        inverse_in_units,
         leaves.ZtXy,
         U,
         coefficients,
@@ -98,6 +101,7 @@ def _leaf_sums(
     V: Array,
     B: Array,
     inverse_T: Array,
+    inverse_in_units: Array,
     ZtW: Array,
     U: Array,
     coefficients: Array,
@@ -155,17 +159,17 @@ def _leaf_sums(
                         total += N[a, w] * N[b, w]
                     border[a, b] += total
                     spread[a, b] += N[a, last] * N[b, last]
-            for a in range(k):  # z = T^-T u
+            for a in range(k):  # z = T^-T u, T in units
                 total = 0.0
                 for b in range(a, k):
-                    total += inverse_T[b, a] * N[b, last]
+                    total += inverse_in_units[b, a] * N[b, last]
                 z[a] = total
             for i in range(t):  # v = T^-1 dSigma z, f = L^-1 v = M' v
                 row, column = entries[i, 0], entries[i, 1]
                 for a in range(k):
-                    v[i, a] = inverse_T[a, row] * z[column]
+                    v[i, a] = inverse_in_units[a, row] * z[column]
                     if row != column:
-                        v[i, a] += inverse_T[a, column] * z[row]
+                        v[i, a] += inverse_in_units[a, column] * z[row]
                 for a in range(k):
                     total = 0.0
                     for b in range(a + 1):

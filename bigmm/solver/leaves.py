@@ -82,11 +82,11 @@ class EliminatedLeaves:
         elimination.leaf_effects(self.leaves.indptr, self.leaves.indices, self.B, self.V, C, U, out)
         return out
 
-    def sums(self, T: Array, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
+    def sums(self, T: Array, in_units: Array, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
         """What derivatives need, and minus the border of the directions, (r, t); see `leaf_sums.sum_leaves`."""
         border = np.zeros((len(self.leaves.root_indptr) - 1, len(entries)))
         F = np.empty((*self.V.shape[:2], len(entries))) if len(border) else None
-        found = sum_leaves(self.leaves, self.V, self.B, T, U, np.ascontiguousarray(coefficients), entries, F)
+        found = sum_leaves(self.leaves, self.V, self.B, (T, in_units), U, np.ascontiguousarray(coefficients), entries, F)
         if F is not None:
             self._subtract(F, border)
         return found, border

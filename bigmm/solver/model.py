@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from bigmm.solver.residence import Residence
 from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel, select, select_response
 from bigmm.solver.templates import FLOOR
+from bigmm.solver.units import floors, own_sizes, term_units
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
@@ -210,12 +212,12 @@ class LinearMixedModel:
         """Levels and conditional modes of every grouping factor, at the theta that was evaluated last."""
         return [(group.levels, b) for group, b in zip(self.selected.groups, solution.b, strict=True)]
 
-    def differentiate(self, evaluation: Evaluation) -> Derivatives:
-        """Gradient and average information in theta, where `evaluate` was called last.
+    def differentiate(self, evaluation: Evaluation, units: list[Array] | None = None) -> Derivatives:
+        """Gradient and average information, where `evaluate` was called last; in `units` of the covariance matrices, if given.
 
         Every template must be nonsingular: theta's diagonal entries above zero.
         """
-        return differentiate(self.pls, evaluation, self.degrees_of_freedom, reml=self.reml)
+        return differentiate(self.pls, evaluation, self.degrees_of_freedom, reml=self.reml, units=units)
 
     def gradient(self, theta: npt.ArrayLike) -> Array:
         """Exact gradient of the objective at a theta whose diagonal entries are above zero.
@@ -233,21 +235,10 @@ class LinearMixedModel:
         except NotPositiveDefiniteError as error:
             raise ModelError(f"no Cholesky factor at theta = {values}: {error}") from None
 
-    @property
-    def scale(self) -> tuple[Array, Array]:
-        """Size of the entries of theta: (own, floor).
-
-        The first makes each random effect's contribution to a row as large as the residual: 1 over the root mean square of
-        its column. At the floor it is a thousandth of what one level's rows could tell from zero.
-        """
-        start, floor = [], []
-        for g, row, column in self.selected.covariance.entries:
-            group = self.selected.blocks.groups[g]
-            square = group.square(row) or float(self.selected.blocks.nobs)
-            diagonal = row == column
-            start.append(np.sqrt(self.selected.blocks.nobs / square) if diagonal else 0.0)
-            floor.append(FLOOR * np.sqrt(group.q / square) if diagonal else -np.inf)
-        return np.array(start), np.array(floor)
+    @cached_property
+    def units(self) -> list[Array]:
+        """W of every random-effects term, in which one level's data are worth 1; see `bigmm.solver.units`."""
+        return term_units(self.selected.blocks, self.selected.covariance)
 
     def fit(
         self,
@@ -280,13 +271,13 @@ class LinearMixedModel:
         from bigmm.inference.fit import estimate
 
         settings = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer or "newton")
-        own, floor = self.scale
-        theta = self._default_start(settings, own, floor) if start is None else self.selected.covariance.check(start)
+        own = own_sizes(self.selected.blocks, self.selected.covariance)
+        theta = self._default_start(settings, own) if start is None else self.selected.covariance.check(start)
         if settings.method == "newton" and start is not None:  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
         with nullcontext(self._with_derivatives) if log is None else replayed(self._with_derivatives, log, self._identity) as evaluate:
             short = sum(group.q * group.k for group in self.selected.blocks.groups) > _MANY
-            found = minimize(evaluate, self.selected.covariance, theta, floor, settings, on_evaluation, short=short)
+            found = minimize(evaluate, self.selected.covariance, theta, self.units, settings, on_evaluation, short=short)
         return estimate(self, found)
 
     @property
@@ -295,11 +286,11 @@ class LinearMixedModel:
         contrasts = {name: choice if isinstance(choice, str) else repr(choice) for name, choice in self.selected.contrasts.items()}
         return {"crossproducts": self.cp.digest, "formula": self.selected.formula.text, "reml": self.reml, "contrasts": contrasts}
 
-    def _default_start(self, settings: Optimizer, own: Array, floor: Array) -> Array:
+    def _default_start(self, settings: Optimizer, own: Array) -> Array:
         """By moments for Newton's steps; `theta0` for the others, as in lme4."""
         if settings.method != "newton":
             return self.theta0
-        return moment_start(self.selected.blocks, self.selected.covariance, own, floor / FLOOR)
+        return moment_start(self.selected.blocks, self.selected.covariance, own, floors(self.units) / FLOOR)
 
     def _with_derivatives(self, theta: Array) -> tuple[float, Callable[[], Derivatives]]:
         value, evaluation = self.evaluate(theta)
@@ -307,7 +298,7 @@ class LinearMixedModel:
 
         def derive() -> Derivatives:
             self._latest = None  # derivatives use the factor up
-            return self.differentiate(evaluation)
+            return self.differentiate(evaluation, self.units)
 
         return value, derive
 

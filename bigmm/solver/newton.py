@@ -30,8 +30,8 @@ _TOLERANCE = 1e-9
 _ARMIJO = 1e-4
 #: The damping of a step that did not lower the objective, how it grows with every other and fades after good ones, ...
 _DAMPING, _MORE = 1.0, 4.0
-#: ... and where the one and the other ends.
-_MOST, _LEAST_DAMPING = 1e9, 0.05
+#: ... and where the one and the other ends; the one earlier where little is to be gained.
+_MOST, _MOST_CERTAIN, _LEAST_DAMPING = 1e9, 100.0, 0.05
 #: So many changes of the slope correct the information once a step can lower the objective by no more than this; before, one.
 _MEMORY, _CLOSE = 5, 0.1
 #: A correction is dropped when it leaves less than this part of the decrement.
@@ -86,18 +86,18 @@ Evaluate = Callable[[Array], "tuple[float, Callable[[], Derivatives] | None]"]
 
 
 def newton(
-    evaluate: Evaluate, covariance: RelativeCovariance, start: Array, floor: Array, *, tolerance: float, maxeval: int, short: bool = False
+    evaluate: Evaluate, covariance: RelativeCovariance, start: Array, units: list[Array], *, tolerance: float, maxeval: int, short: bool = False
 ) -> Minimum:
     """Minimize from `start`.
 
     Parameters
     ----------
     evaluate : callable
-        Theta to (objective, function that gives the derivatives there); NaN and None where there is none.
+        Theta to (objective, function that gives the derivatives there, in units); NaN and None where there is none.
     covariance : RelativeCovariance
     start : (theta,)
-    floor : (theta,)
-        Positive for diagonal entries, minus infinity elsewhere.
+    units : list of (k, k)
+        W of each term, see `bigmm.solver.units`.
     tolerance : float
         Stop when a step could lower the objective by no more than this part of it (or 1e-9).
     maxeval : int
@@ -110,7 +110,7 @@ def newton(
     ModelError
         When the objective does not exist at the start.
     """
-    search = _Search(evaluate, covariance, floor, maxeval)
+    search = _Search(evaluate, covariance, units, maxeval)
     point = search.at(search.blocks.theta(search.blocks.templates(start)))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
@@ -126,6 +126,8 @@ def newton(
                 return replace(last, converged=True, reason=_FOUND)
         before = certain
         found = search.better(point, model, damping, (step, decrement))
+        if found is None and search.left > 0 and certain <= _CERTAIN:  # rounding hides what it could gain
+            return search.last_step(point, step, certain)
         if found is None:
             return search.ended(point, certain, converged=False, reason=search.reason)
         new, damping = found
@@ -137,11 +139,11 @@ def newton(
 class _Search:
     """Evaluations, counted, and the steps that are tried from one point; in units that make one level's data worth 1."""
 
-    def __init__(self, evaluate: Evaluate, covariance: RelativeCovariance, floor: Array, maxeval: int) -> None:
+    def __init__(self, evaluate: Evaluate, covariance: RelativeCovariance, units: list[Array], maxeval: int) -> None:
         self.evaluate, self.left = evaluate, maxeval
         self.changes: list[tuple[Array, Array]] = []
         self.in_T = False
-        self.blocks = Blocks(covariance, floor)
+        self.blocks = Blocks(covariance, units)
         self.one_thread = blas_limit(1)  # BLAS threads that wait for small matrices are in the way of the loops of an evaluation
 
     @property
@@ -151,7 +153,7 @@ class _Search:
 
     def ended(self, point: _Point, decrement: float, *, converged: bool, reason: str) -> Minimum:
         """The search ends at a point."""
-        gradient = float(np.abs(point.derivatives.gradient * self.blocks.row_scale).max())
+        gradient = float(np.abs(self.blocks.gradient(point.theta, point.derivatives)).max())
         return Minimum(point.theta, point.objective, gradient, decrement, converged, reason)
 
     def refined(self, point: _Point, theta: Array, decrement: float) -> tuple[_Point, Array, float]:
@@ -215,7 +217,8 @@ class _Search:
 
     def better(self, point: _Point, model: Model, damping: float, undamped: tuple[Array, float]) -> tuple[_Point, float] | None:
         """A point with a lower objective, and the damping of the next step: what failed is made shorter."""
-        while damping <= _MOST and self.left > 0:
+        most = _MOST if undamped[1] > _CERTAIN else _MOST_CERTAIN
+        while damping <= most and self.left > 0:
             theta, decrement = self.propose(point, model, damping) if damping else undamped
             new = self.at(theta, point.objective - _ARMIJO * decrement + _noise(point.objective))
             if new is not None:
@@ -238,8 +241,9 @@ class _Search:
             return (self._corrected_in_T if in_T else self._corrected_in_sigma)(old, new)
 
     def _corrected_in_T(self, old: _Point, new: _Point) -> Model:
-        scale, model = self.blocks.row_scale, quadratic_model(new.derivatives, self.blocks)
-        self.changes.append(((new.theta - old.theta) / scale, (new.derivatives.gradient - old.derivatives.gradient) * scale))
+        blocks, model = self.blocks, quadratic_model(new.derivatives, self.blocks)
+        moved, change = (f(new) - f(old) for f in (lambda at: blocks.in_units(at.theta), lambda at: blocks.gradient(at.theta, at.derivatives)))
+        self.changes.append((moved, change))
         plain = curvature_in_T(model, self.blocks, new.theta)
         return Model(model.g, model.H, updated(plain, self.changes[-_MEMORY:]) - plain)
 

@@ -12,6 +12,7 @@ from bigmm.columns import Array
 from bigmm.errors import ModelError
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.evaluations import SAME, Evaluations
+from bigmm.solver.units import floors, row_sizes
 
 if TYPE_CHECKING:
     from bigmm.solver.optimize import Optimizer
@@ -35,12 +36,14 @@ _REASONS = {
     nlopt.MAXEVAL_REACHED: "maxeval reached",
     nlopt.MAXTIME_REACHED: "maxtime reached",
 }
+#: No first step is smaller than this part of the unit: nlopt makes it as long as the start, and of 1e-17 that is the end.
+_LEAST_STEP = 0.1
 #: Step and slope of the one-sided check at a bound, and how often the search may start again from there.
 _EDGE_STEP = 1e-3
 _RESTARTS = 3
 
 
-def search(seen: Evaluations, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer) -> tuple[str, bool]:
+def search(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: list[Array], settings: Optimizer) -> tuple[str, bool]:
     """Minimize by a method of nlopt; what it found is the best that was seen.
 
     Parameters
@@ -48,8 +51,10 @@ def search(seen: Evaluations, covariance: RelativeCovariance, start: Array, floo
     seen : Evaluations
         The objective.
     covariance : RelativeCovariance
-    start, floor : (theta,)
-        Where to begin, and the bounds of methods that use the gradient.
+    start : (theta,)
+        Where to begin.
+    units : list of (k, k)
+        W of each term, see `bigmm.solver.units`.
     settings : Optimizer
 
     Returns
@@ -64,14 +69,16 @@ def search(seen: Evaluations, covariance: RelativeCovariance, start: Array, floo
     """
     if not np.isfinite(seen(start)):
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
+    least = _LEAST_STEP * row_sizes(units)
     if settings.method in _WITH_GRADIENT:
-        return _search(seen, np.maximum(start, floor), floor, settings)
-    reason, converged = _search(seen, start, covariance.lower, settings)
+        floor = floors(units)
+        return _search(seen, np.maximum(start, floor), floor, least, settings)
+    reason, converged = _search(seen, start, covariance.lower, least, settings)
     for _ in range(_RESTARTS):
         inside = _off_the_edge(seen, covariance)
         if inside is None or not converged:
             break
-        reason, converged = _search(seen, inside, covariance.lower, settings)
+        reason, converged = _search(seen, inside, covariance.lower, least, settings)
     return reason, converged
 
 
@@ -95,13 +102,14 @@ class _Inside:
             raise nlopt.ForcedStop from error
 
 
-def _search(seen: Evaluations, start: Array, lower: Array, settings: Optimizer) -> tuple[str, bool]:
+def _search(seen: Evaluations, start: Array, lower: Array, least: Array, settings: Optimizer) -> tuple[str, bool]:
     optimizer = nlopt.opt(METHODS[settings.method], len(start))
     inside = _Inside(seen)
     optimizer.set_min_objective(inside)
     optimizer.set_lower_bounds(lower)
     optimizer.set_ftol_rel(settings.ftol_rel)
     optimizer.set_xtol_abs(settings.xtol_abs)
+    optimizer.set_initial_step(np.maximum(optimizer.get_initial_step(start), least))
     optimizer.set_maxeval(max(settings.maxeval - len(seen.trace), 1))
     try:
         optimizer.optimize(start)

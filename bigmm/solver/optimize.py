@@ -14,6 +14,7 @@ from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.evaluations import SAME, Evaluate, Evaluations
 from bigmm.solver.newton import Minimum, newton
 from bigmm.solver.nlopt_search import METHODS
+from bigmm.solver.units import floors
 
 #: A diagonal entry of theta below this many floors is tried at 0, and stays there when that costs nothing.
 _SNAP_FLOORS = 30.0
@@ -100,7 +101,7 @@ def minimize(
     function: Evaluate,
     covariance: RelativeCovariance,
     start: Array,
-    floor: Array,
+    units: list[Array],
     settings: Optimizer,
     on_evaluation: Callable[[int, Array, float], None] | None = None,
     *,
@@ -113,8 +114,10 @@ def minimize(
     function : callable
         Theta to objective and derivatives; may raise NotPositiveDefiniteError.
     covariance : RelativeCovariance
-    start, floor : arrays
-        Where to begin; the smallest diagonal entries that differ from zero in any way that counts.
+    start : (theta,)
+        Where to begin.
+    units : list of (k, k)
+        W of each term, see `bigmm.solver.units`.
     settings : Optimizer
     on_evaluation : callable, optional
         Called with (number, theta, objective) after every evaluation.
@@ -128,30 +131,30 @@ def minimize(
     """
     seen = Evaluations(function, on_evaluation)
     if settings.method == "newton":
-        found = _newton(seen, covariance, start, floor, settings, short)
+        found = _newton(seen, covariance, start, units, settings, short)
     else:
-        reason, converged = nlopt_search.search(seen, covariance, start, floor, settings)
+        reason, converged = nlopt_search.search(seen, covariance, start, units, settings)
         found = Minimum(*seen.best, None, None, converged, reason)
-    theta, objective = _snap(seen, found, covariance.lower, floor)
+    theta, objective = _snap(seen, found, covariance.lower, floors(units))
     certificate = (found.reason, found.converged, found.gradient, found.decrement)
     return Optimization(settings, start.copy(), theta, objective, tuple(seen.trace), *certificate)
 
 
-def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer, short: bool) -> Minimum:
+def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: list[Array], settings: Optimizer, short: bool) -> Minimum:
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall, and they have the last word."""
-    found = _steps(seen, covariance, start, floor, settings, short)
+    found = _steps(seen, covariance, start, units, settings, short)
     if found.converged:
         return found
     if len(seen.trace) >= settings.maxeval:
         return replace(found, theta=seen.best[0], objective=seen.best[1])
     limit = min(settings.maxeval, len(seen.trace) + _RESCUE * (len(start) + 1))
-    reason, converged = nlopt_search.search(seen, covariance, seen.best[0], floor, replace(settings, method="bobyqa", maxeval=limit))
+    reason, converged = nlopt_search.search(seen, covariance, seen.best[0], units, replace(settings, method="bobyqa", maxeval=limit))
     reason = f"{found.reason}, then BOBYQA: {reason}"
     if found.decrement == np.inf or len(seen.trace) >= settings.maxeval:  # without derivatives it has the last word
         return Minimum(*seen.best, None, None, converged, reason)
     end = seen.best[1]
     try:
-        last = _steps(seen, covariance, seen.best[0], floor, settings, short)
+        last = _steps(seen, covariance, seen.best[0], units, settings, short)
     except ModelError:  # so near to where the objective ends that rounding decides whether it exists
         return Minimum(*seen.best, None, None, False, f"{reason}, where derivatives do not exist")
     promised = np.inf if last.decrement is None else max(last.decrement, end - last.objective)
@@ -159,14 +162,14 @@ def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, flo
     return replace(last, theta=seen.best[0], objective=seen.best[1], converged=sure, reason=f"{reason}, then {last.reason}")
 
 
-def _steps(seen: Evaluations, covariance: RelativeCovariance, start: Array, floor: Array, settings: Optimizer, short: bool) -> Minimum:
+def _steps(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: list[Array], settings: Optimizer, short: bool) -> Minimum:
     """Newton's steps alone, a bounded number of them."""
     steps = min(settings.maxeval - len(seen.trace), _STEPS * (len(start) + 1))
     before = len(seen.trace)
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # a step without end is not taken
             tolerance = settings.ftol_rel / 10.0
-            found = newton(seen.evaluate, covariance, start, floor, tolerance=tolerance, maxeval=steps, short=short)
+            found = newton(seen.evaluate, covariance, start, units, tolerance=tolerance, maxeval=steps, short=short)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
         return Minimum(*seen.best, np.inf, np.inf, False, f"Newton's steps failed ({error})")
     ran_out = not found.converged and len(seen.trace) - before >= steps and steps < settings.maxeval

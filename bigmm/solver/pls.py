@@ -201,10 +201,10 @@ class PenalizedLeastSquares:
             out[g] = part[:, :, 0]
         return out
 
-    def leaf_sums(self, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
+    def leaf_sums(self, in_units: Array, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
         """What derivatives need of the leaves, and the directions' border; see `EliminatedLeaves.sums`."""
         assert self.eliminated is not None
-        return self.eliminated.sums(self.leading_template, U, coefficients, entries)
+        return self.eliminated.sums(self.leading_template, in_units, U, coefficients, entries)
 
     def leaf_traces(self) -> Array:
         """Sum of (L_j^-T B_j) S^-1 (..)' over the leaves, (k, k); after the factor was inverted."""

@@ -23,7 +23,7 @@ from bigmm.solver.derivatives import Derivatives
 #: Theta to the objective, and what gives its derivatives there.
 Evaluate: TypeAlias = Callable[[Array], "tuple[float, Callable[[], Derivatives]]"]
 
-_FORMAT = 2
+_FORMAT = 3
 #: Derivatives that hold one array a grouping factor.
 _TUPLES = ("K", "Q")
 

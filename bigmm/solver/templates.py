@@ -1,4 +1,4 @@
-"""Covariance matrices Sigma = T T' of all terms in units of their own, and T of two shapes: square, and theta's lower triangle.
+"""Covariance matrices Sigma = T T' of all terms in units (`bigmm.solver.units`), and T of two shapes: square, and theta's lower triangle.
 
 Singular values of T are kept at a floor, where derivatives exist; at the end what is at the floor is put at zero.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
+from scipy.linalg import solve_triangular
 
 from bigmm.columns import Array
 from bigmm.solver.covariance import RelativeCovariance
@@ -62,35 +63,39 @@ class Pattern:
 class Blocks:
     """Entries of all Sigma = T T', in theta's order, in units in which one level's data tell variances of about 1 from 0.
 
-    Attributes
+    Parameters
     ----------
-    units : list of (k,)
-        For each term the standard deviations that make units.
-    scale, row_scale : (theta,)
-        Units of the entries of Sigma, and of T.
+    covariance : RelativeCovariance
+    units : list of (k, k)
+        W of each term.
     """
 
-    def __init__(self, covariance: RelativeCovariance, floor: Array) -> None:
+    def __init__(self, covariance: RelativeCovariance, units: list[Array]) -> None:
         self.terms = covariance.terms
         self.lower = Pattern([term.size for term in self.terms], square=False)
         self.square = Pattern([term.size for term in self.terms], square=True)
         self.rows, self.columns = self.lower.rows, self.lower.columns
-        self.units = [floor[term.theta][r == c] / FLOOR for term, r, c in zip(self.terms, self.rows, self.columns, strict=True)]
-        pairs = list(zip(self.units, self.rows, self.columns, strict=True))
-        self.row_scale = np.concatenate([s[r] for s, r, _ in pairs])
-        self.scale = np.concatenate([s[r] * s[c] for s, r, c in pairs])
+        self.units = units
 
     def templates(self, theta: Array) -> list[Array]:
         """T of every term, in units."""
-        return self.lower.matrices(theta / self.row_scale)
+        return [np.asarray(solve_triangular(*pair, lower=True)) for pair in zip(self.units, self.lower.matrices(theta), strict=True)]
+
+    def in_units(self, theta: Array) -> Array:
+        """Entries of the lower triangle of T of every term, in units."""
+        return self.lower.gather(self.templates(theta))
+
+    def plain_theta(self, templates: list[Array]) -> Array:
+        """Theta of lower triangular T in units."""
+        return self.lower.gather([W @ T for W, T in zip(self.units, templates, strict=True)])
 
     def theta(self, templates: list[Array]) -> Array:
         """Theta of the same covariances, but for singular values below the floor."""
-        return np.asarray(self.lower.gather([raised(T, FLOOR) for T in templates]) * self.row_scale)
+        return self.plain_theta([raised(T, FLOOR) for T in templates])
 
     def vanished(self, theta: Array) -> Array:
         """Theta with what is at the floor put at zero."""
-        return np.asarray(self.lower.gather([_echelon(T) for T in self.templates(theta)]) * self.row_scale)
+        return self.plain_theta([_echelon(T) for T in self.templates(theta)])
 
     def inside(self, theta: Array) -> bool:
         """No singular value is near the floor."""
@@ -102,9 +107,15 @@ class Blocks:
 
     def slope(self, derivatives: Derivatives) -> Array:
         """Derivative of the objective in the entries; one below the diagonal counts with its mirror."""
+        return self.lower.gather([M + M.T - np.diag(np.diag(M)) for M in self._slopes(derivatives)])
+
+    def gradient(self, theta: Array, derivatives: Derivatives) -> Array:
+        """Derivative of the objective in the lower triangle of T."""
+        return self.lower.gather([2.0 * M @ T for M, T in zip(self._slopes(derivatives), self.templates(theta), strict=True)])
+
+    def _slopes(self, derivatives: Derivatives) -> list[Array]:
         at = [(term.group, (term.columns, term.columns)) for term in self.terms]
-        parts = [derivatives.K[g][columns] - derivatives.Q[g][columns] for g, columns in at]
-        return np.asarray(self.lower.gather([M + M.T - np.diag(np.diag(M)) for M in parts]) * self.scale)
+        return [derivatives.K[g][columns] - derivatives.Q[g][columns] for g, columns in at]
 
     def symmetric(self, dual: Array) -> list[Array]:
         """One symmetric matrix a term from derivatives in the entries."""

@@ -9,7 +9,6 @@ import pytest
 import bigmm
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.pls import PenalizedLeastSquares
-from bigmm.solver.templates import FLOOR
 from tests.reference.cases import CASES, Case
 
 #: Central differences with this step: their own error is about 1e-10 of the second derivative times the objective's rounding.
@@ -107,7 +106,7 @@ def test_slopes_next_to_singular(small: float, reml: bool) -> None:
     frame = pd.DataFrame({"g": rng.integers(0, 50, n), "h": rng.integers(0, 20, n), "x": rng.normal(1.0, 1.0, n)})
     frame["y"] = rng.normal(size=50)[frame["g"]] * (1.0 + frame["x"]) + rng.normal(size=20)[frame["h"]] + rng.normal(size=n)
     model = bigmm.reduce("y ~ x + (1 + x | g) + (1 + x | h)", frame, client=0).model(reml=reml)
-    unit = model.scale[1][2] / FLOOR
+    unit = model.units[0][1, 1]
     theta = np.array([0.8, 1.1, small * unit, 0.9, 0.2, 0.3])
     derivatives = model.differentiate(model.evaluate(theta)[1])
     T = np.array([[0.8, 0.0], [1.1, theta[2]]])

@@ -10,11 +10,12 @@ import bigmm
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.moments import moment_start
 from bigmm.solver.templates import FLOOR
+from bigmm.solver.units import floors, own_sizes
 
 
 def start(model: LinearMixedModel) -> np.ndarray:
-    own, floor = model.scale
-    return moment_start(model.selected.blocks, model.selected.covariance, own, floor / FLOOR)
+    selected = model.selected
+    return moment_start(selected.blocks, selected.covariance, own_sizes(selected.blocks, selected.covariance), floors(model.units) / FLOOR)
 
 
 def crossed(seed: int = 1, x_scale: float = 1.0, n: int = 20_000) -> pd.DataFrame:

@@ -28,8 +28,8 @@ def search(function: Any, start: Any, lower: Any = None, settings: Optimizer | N
     start = np.array(start, dtype=float)
     lower = np.zeros(len(start)) if lower is None else np.array(lower)
     covariance: Any = SimpleNamespace(lower=lower, entries=[(entry, 0, 0) for entry in range(len(lower))])
-    floor = np.where(lower == 0.0, 1e-4, -np.inf)
-    return minimize(lambda theta: (function(theta), pytest.fail), covariance, start, floor, settings or Optimizer("bobyqa"), on_evaluation)
+    units = [0.1 * np.eye(2)] if np.isinf(lower).any() else [0.1 * np.eye(1)] * len(lower)  # floors of 1e-4
+    return minimize(lambda theta: (function(theta), pytest.fail), covariance, start, units, settings or Optimizer("bobyqa"), on_evaluation)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,0 +1,63 @@
+"""Units of each term's covariance matrix, in which the columns of Z are orthogonal and of length one in a level's data.
+
+In them Sigma = 1 is what one level's rows could tell from zero, in every direction, and a search does not see whether a
+constant was added to a column, or another column, or in what it was measured.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from bigmm.columns import Array
+from bigmm.solver.blocks import ModelBlocks
+from bigmm.solver.covariance import RelativeCovariance
+from bigmm.solver.templates import FLOOR
+
+#: A column that the others of its term explain but for this part of its square keeps a unit of its own: the rest is rounding.
+_DEPENDENT = 1e-10
+
+
+def term_units(blocks: ModelBlocks, covariance: RelativeCovariance) -> list[Array]:
+    """W of every term, (k, k), lower triangular, so that T = W T_w with T_w in units is lower triangular too.
+
+    W'(Z'Z / q)W = I with Z'Z the sum over the q levels; a column of zeros counts as one of ones.
+    """
+    totals = [group.total() / group.q for group in blocks.groups]
+    return [_unit(totals[term.group][term.columns, term.columns], blocks.nobs / blocks.groups[term.group].q) for term in covariance.terms]
+
+
+def _unit(ZtZ: Array, rows: float) -> Array:
+    lengths = np.sqrt(np.where(np.diag(ZtZ) > 0.0, np.diag(ZtZ), rows))
+    correlations = ZtZ / np.outer(lengths, lengths)
+    np.fill_diagonal(correlations, 1.0)
+    return np.asarray(scipy.linalg.solve_triangular(_reverse_cholesky(correlations) * lengths, np.eye(len(lengths)), lower=True))
+
+
+def _reverse_cholesky(M: Array) -> Array:
+    """V with V'V = M, lower triangular; of a matrix with ones on its diagonal, but for columns that depend on later ones."""
+    V, left = np.eye(len(M)), M.copy()
+    for i in reversed(range(len(M))):
+        if left[i, i] > _DEPENDENT:
+            V[i] = left[i] / np.sqrt(left[i, i])
+            V[i, i + 1 :] = 0.0
+            left -= np.outer(V[i], V[i])
+    return V
+
+
+def own_sizes(blocks: ModelBlocks, covariance: RelativeCovariance) -> Array:
+    """Diagonal entries of theta with which each random effect adds the residual variance to a row, zero elsewhere."""
+    squares = [np.diag(group.total()) for group in blocks.groups]
+    of_entries = np.array([squares[g][row] if row == column else np.inf for g, row, column in covariance.entries])
+    return np.asarray(np.sqrt(blocks.nobs / np.where(of_entries > 0.0, of_entries, float(blocks.nobs))))
+
+
+def row_sizes(units: list[Array]) -> Array:
+    """Of every entry of theta, what one level's data could tell from zero in its row."""
+    return np.concatenate([RelativeCovariance.entries_of(np.tile(np.diag(W)[:, None], len(W))) for W in units])
+
+
+def floors(units: list[Array]) -> Array:
+    """The smallest diagonal entries of theta that differ from zero in any way that counts; minus infinity below the diagonals."""
+    diagonal = np.concatenate([RelativeCovariance.entries_of(np.eye(len(W))) for W in units])
+    return np.where(diagonal > 0.0, FLOOR * row_sizes(units), -np.inf)
