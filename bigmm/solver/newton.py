@@ -111,7 +111,7 @@ def newton(
         When the objective does not exist at the start.
     """
     search = _Search(evaluate, covariance, units, maxeval)
-    point = search.at(search.blocks.theta(search.blocks.templates(start)))
+    point = search.at(search.blocks.within_reach(start))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
     model, damping, stalled, before = quadratic_model(point.derivatives, search.blocks), 0.0, 0, 0.0

@@ -20,6 +20,8 @@ Index = npt.NDArray[np.intp]
 FLOOR = 1e-3
 #: Singular values so many times as large are far from it.
 _FAR_OFF = 10.0
+#: At this many units rounding leaves four digits of T'Z'Z T + I, where columns do not depend on one another.
+_MOST = 1e6
 #: The part of the largest singular value that counts as rounding.
 _ROUNDING = 1e-13
 
@@ -93,6 +95,10 @@ class Blocks:
         """Theta of the same covariances, but for singular values below the floor."""
         return self.plain_theta([raised(T, FLOOR) for T in templates])
 
+    def within_reach(self, theta: Array) -> Array:
+        """Theta of covariances that are no smaller than the floor, and no larger than what double precision can tell from infinity."""
+        return self.plain_theta([raised(T, FLOOR, _MOST / _inflation(W)) for T, W in zip(self.templates(theta), self.units, strict=True)])
+
     def vanished(self, theta: Array) -> Array:
         """Theta with what is at the floor put at zero."""
         return self.plain_theta([_echelon(T) for T in self.templates(theta)])
@@ -147,10 +153,15 @@ def _lower(T: Array) -> Array:
     return np.asarray(L * np.where(np.diag(L) < 0.0, -1.0, 1.0))
 
 
-def raised(T: Array, floor: float) -> Array:
-    """T made lower triangular, its singular values no smaller than the floor, so that no diagonal entry is."""
+def raised(T: Array, floor: float, most: float = np.inf) -> Array:
+    """T made lower triangular, its singular values no smaller than the floor, so that no diagonal entry is, and not above `most`."""
     U, s, _ = np.linalg.svd(T)
-    return _lower(T if s[-1] >= floor else U * np.maximum(s, floor))
+    return _lower(T if s[-1] >= floor and s[0] <= most else U * np.clip(s, floor, most))
+
+
+def _inflation(W: Array) -> float:
+    """How many times as long a column of Z is as what the others of its term do not explain of it, at most."""
+    return float((np.diag(W) * np.linalg.norm(np.linalg.inv(W), axis=0)).max())
 
 
 def _echelon(T: Array) -> Array:
