@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver.templates import FLOOR, Blocks, Pattern, raised
+from bigmm.solver.templates import Blocks, Pattern, raised
+from bigmm.solver.units import FLOOR
 
 #: Steps at most, and when they end: what they still gain, as a part of what was gained.
 _STEPS, _ENOUGH = 100, 1e-7

@@ -33,6 +33,7 @@ from scipy.linalg import solve_triangular
 
 from bigmm.columns import Array
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, residual_of
+from bigmm.solver.units import Units
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,9 +71,7 @@ class _Sums:
     WVF: Array
 
 
-def differentiate(
-    pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *, reml: bool, units: list[Array] | None = None
-) -> Derivatives:
+def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *, reml: bool, units: Units | None = None) -> Derivatives:
     """Derivatives at the theta that was evaluated last.
 
     The factor is used up: after this call nothing can be solved until the next evaluation.
@@ -124,7 +123,8 @@ def _sums(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Arra
     out.FVF += directions.T @ directions
     if leading is not None:
         of = [i for i, (g, _, _) in enumerate(entries) if g == leading]
-        found, directions[:, of] = pls.leaf_sums(templates[leading], U, coefficients, np.array([entries[i][1:] for i in of], dtype=np.int64))
+        places = np.array([entries[i][1:] for i in of], dtype=np.int64)
+        found, directions[:, of] = pls.leaf_sums(templates[leading], U, coefficients, places)
         out.E[leading], out.U[leading] = found.inverse + found.border, found.spread
         out.FVF[np.ix_(of, of)] += found.own - found.reduced
         out.WVF[:, of] += found.mixed

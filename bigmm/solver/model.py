@@ -29,8 +29,7 @@ from bigmm.solver.replay import replayed
 from bigmm.solver.residence import Residence
 from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel, select, select_response
-from bigmm.solver.templates import FLOOR
-from bigmm.solver.units import floors, own_sizes, term_units
+from bigmm.solver.units import FLOOR, Units, floors, own_sizes, term_units
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
@@ -212,7 +211,7 @@ class LinearMixedModel:
         """Levels and conditional modes of every grouping factor, at the theta that was evaluated last."""
         return [(group.levels, b) for group, b in zip(self.selected.groups, solution.b, strict=True)]
 
-    def differentiate(self, evaluation: Evaluation, units: list[Array] | None = None) -> Derivatives:
+    def differentiate(self, evaluation: Evaluation, units: Units | None = None) -> Derivatives:
         """Gradient and average information, where `evaluate` was called last; in `units` of the covariance matrices, if given.
 
         Every template must be nonsingular: theta's diagonal entries above zero.
@@ -236,7 +235,7 @@ class LinearMixedModel:
             raise ModelError(f"no Cholesky factor at theta = {values}: {error}") from None
 
     @cached_property
-    def units(self) -> list[Array]:
+    def units(self) -> Units:
         """W of every random-effects term, in which one level's data are worth 1; see `bigmm.solver.units`."""
         return term_units(self.selected.blocks, self.selected.covariance)
 

@@ -23,6 +23,7 @@ from bigmm.solver.derivatives import Derivatives
 from bigmm.solver.information import metric, quadratic_model, updated
 from bigmm.solver.templates import Blocks
 from bigmm.solver.threads import blas_limit
+from bigmm.solver.units import Units
 
 #: Decrements below this are not worth a step, whatever the size of the objective.
 _TOLERANCE = 1e-9
@@ -86,7 +87,7 @@ Evaluate = Callable[[Array], "tuple[float, Callable[[], Derivatives] | None]"]
 
 
 def newton(
-    evaluate: Evaluate, covariance: RelativeCovariance, start: Array, units: list[Array], *, tolerance: float, maxeval: int, short: bool = False
+    evaluate: Evaluate, covariance: RelativeCovariance, start: Array, units: Units, *, tolerance: float, maxeval: int, short: bool = False
 ) -> Minimum:
     """Minimize from `start`.
 
@@ -139,7 +140,7 @@ def newton(
 class _Search:
     """Evaluations, counted, and the steps that are tried from one point; in units that make one level's data worth 1."""
 
-    def __init__(self, evaluate: Evaluate, covariance: RelativeCovariance, units: list[Array], maxeval: int) -> None:
+    def __init__(self, evaluate: Evaluate, covariance: RelativeCovariance, units: Units, maxeval: int) -> None:
         self.evaluate, self.left = evaluate, maxeval
         self.changes: list[tuple[Array, Array]] = []
         self.in_T = False
@@ -242,8 +243,8 @@ class _Search:
 
     def _corrected_in_T(self, old: _Point, new: _Point) -> Model:
         blocks, model = self.blocks, quadratic_model(new.derivatives, self.blocks)
-        moved, change = (f(new) - f(old) for f in (lambda at: blocks.in_units(at.theta), lambda at: blocks.gradient(at.theta, at.derivatives)))
-        self.changes.append((moved, change))
+        change = blocks.gradient(new.theta, new.derivatives) - blocks.gradient(old.theta, old.derivatives)
+        self.changes.append((blocks.in_units(new.theta) - blocks.in_units(old.theta), change))
         plain = curvature_in_T(model, self.blocks, new.theta)
         return Model(model.g, model.H, updated(plain, self.changes[-_MEMORY:]) - plain)
 

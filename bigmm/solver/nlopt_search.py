@@ -12,7 +12,7 @@ from bigmm.columns import Array
 from bigmm.errors import ModelError
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.evaluations import SAME, Evaluations
-from bigmm.solver.units import floors, row_sizes
+from bigmm.solver.units import Units, floors, row_sizes
 
 if TYPE_CHECKING:
     from bigmm.solver.optimize import Optimizer
@@ -43,7 +43,7 @@ _EDGE_STEP = 1e-3
 _RESTARTS = 3
 
 
-def search(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: list[Array], settings: Optimizer) -> tuple[str, bool]:
+def search(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: Units, settings: Optimizer) -> tuple[str, bool]:
     """Minimize by a method of nlopt; what it found is the best that was seen.
 
     Parameters

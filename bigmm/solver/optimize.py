@@ -14,7 +14,7 @@ from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.evaluations import SAME, Evaluate, Evaluations
 from bigmm.solver.newton import Minimum, newton
 from bigmm.solver.nlopt_search import METHODS
-from bigmm.solver.units import floors
+from bigmm.solver.units import Units, floors
 
 #: A diagonal entry of theta below this many floors is tried at 0, and stays there when that costs nothing.
 _SNAP_FLOORS = 30.0
@@ -101,7 +101,7 @@ def minimize(
     function: Evaluate,
     covariance: RelativeCovariance,
     start: Array,
-    units: list[Array],
+    units: Units,
     settings: Optimizer,
     on_evaluation: Callable[[int, Array, float], None] | None = None,
     *,
@@ -140,7 +140,7 @@ def minimize(
     return Optimization(settings, start.copy(), theta, objective, tuple(seen.trace), *certificate)
 
 
-def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: list[Array], settings: Optimizer, short: bool) -> Minimum:
+def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: Units, settings: Optimizer, short: bool) -> Minimum:
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall, and they have the last word."""
     found = _steps(seen, covariance, start, units, settings, short)
     if found.converged:
@@ -162,7 +162,7 @@ def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, uni
     return replace(last, theta=seen.best[0], objective=seen.best[1], converged=sure, reason=f"{reason}, then {last.reason}")
 
 
-def _steps(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: list[Array], settings: Optimizer, short: bool) -> Minimum:
+def _steps(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: Units, settings: Optimizer, short: bool) -> Minimum:
     """Newton's steps alone, a bounded number of them."""
     steps = min(settings.maxeval - len(seen.trace), _STEPS * (len(start) + 1))
     before = len(seen.trace)

@@ -13,11 +13,10 @@ from scipy.linalg import solve_triangular
 from bigmm.columns import Array
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
+from bigmm.solver.units import FLOOR, Units
 
 Index = npt.NDArray[np.intp]
 
-#: Singular values of T, and so its diagonal entries, are kept above this part of the unit.
-FLOOR = 1e-3
 #: Singular values so many times as large are far from it.
 _FAR_OFF = 10.0
 #: At this many units rounding leaves four digits of T'Z'Z T + I, where columns do not depend on one another.
@@ -72,7 +71,7 @@ class Blocks:
         W of each term.
     """
 
-    def __init__(self, covariance: RelativeCovariance, units: list[Array]) -> None:
+    def __init__(self, covariance: RelativeCovariance, units: Units) -> None:
         self.terms = covariance.terms
         self.lower = Pattern([term.size for term in self.terms], square=False)
         self.square = Pattern([term.size for term in self.terms], square=True)

@@ -6,19 +6,25 @@ constant was added to a column, or another column, or in what it was measured.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import scipy.linalg
 
 from bigmm.columns import Array
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.covariance import RelativeCovariance
-from bigmm.solver.templates import FLOOR
 
+#: W of each random-effects term.
+Units: TypeAlias = list[Array]
+
+#: Singular values of T in units, and so its diagonal entries, are kept above this by a search.
+FLOOR = 1e-3
 #: A column that the others of its term explain but for this part of its square keeps a unit of its own: the rest is rounding.
 _DEPENDENT = 1e-10
 
 
-def term_units(blocks: ModelBlocks, covariance: RelativeCovariance) -> list[Array]:
+def term_units(blocks: ModelBlocks, covariance: RelativeCovariance) -> Units:
     """W of every term, (k, k), lower triangular, so that T = W T_w with T_w in units is lower triangular too.
 
     W'(Z'Z / q)W = I with Z'Z the sum over the q levels; a column of zeros counts as one of ones.
@@ -52,12 +58,12 @@ def own_sizes(blocks: ModelBlocks, covariance: RelativeCovariance) -> Array:
     return np.asarray(np.sqrt(blocks.nobs / np.where(of_entries > 0.0, of_entries, float(blocks.nobs))))
 
 
-def row_sizes(units: list[Array]) -> Array:
+def row_sizes(units: Units) -> Array:
     """Of every entry of theta, what one level's data could tell from zero in its row."""
     return np.concatenate([RelativeCovariance.entries_of(np.tile(np.diag(W)[:, None], len(W))) for W in units])
 
 
-def floors(units: list[Array]) -> Array:
+def floors(units: Units) -> Array:
     """The smallest diagonal entries of theta that differ from zero in any way that counts; minus infinity below the diagonals."""
     diagonal = np.concatenate([RelativeCovariance.entries_of(np.eye(len(W))) for W in units])
     return np.where(diagonal > 0.0, FLOOR * row_sizes(units), -np.inf)

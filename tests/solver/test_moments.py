@@ -9,8 +9,7 @@ import pytest
 import bigmm
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.moments import moment_start
-from bigmm.solver.templates import FLOOR
-from bigmm.solver.units import floors, own_sizes
+from bigmm.solver.units import FLOOR, floors, own_sizes
 
 
 def start(model: LinearMixedModel) -> np.ndarray:

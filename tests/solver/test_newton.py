@@ -303,12 +303,13 @@ def test_every_start_ends_at_the_same_singular_covariance(seed: int) -> None:
         assert fit.objective == pytest.approx(best.objective, abs=1e-9, rel=0.0)
 
 
+@pytest.mark.parametrize("mean", [300.0, 2000.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_slope_far_from_its_zero(seed: int) -> None:
+def test_a_slope_far_from_its_zero(seed: int, mean: float) -> None:
     """Years, say: the model is that of the centred slope, its covariance in the data's units all but singular."""
     rng = np.random.default_rng(seed)
     g, x = rng.integers(0, 20, 600), rng.normal(size=600).round(1)
-    frame = pd.DataFrame({"y": rng.normal(size=20)[g] * x + rng.normal(size=600), "g": g, "x": x, "far": x + 300.0})
+    frame = pd.DataFrame({"y": rng.normal(size=20)[g] * x + rng.normal(size=600), "g": g, "x": x, "far": x + mean})
     centred = bigmm.lmer("y ~ x + (x | g)", frame, client=0)
     model = bigmm.reduce("y ~ far + (far | g)", frame, client=0).model()
     for start in (None, model.theta0):
@@ -316,6 +317,25 @@ def test_a_slope_far_from_its_zero(seed: int) -> None:
         assert fit.converged
         assert fit.nevals <= 25
         assert fit.objective == pytest.approx(centred.objective, abs=1e-6, rel=0.0)
+
+
+@pytest.mark.parametrize("part", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("seed", range(3))
+def test_slopes_that_nearly_say_the_same(seed: int, part: float) -> None:
+    """The second slope is the first but for a small part: from starts of any size the fit is that of the part alone."""
+    rng = np.random.default_rng(seed)
+    g, (x, part_of_z) = rng.integers(0, 20, 800), rng.normal(size=(2, 800))
+    b = rng.normal(size=(20, 3)) * [1.0, 0.5, 0.3 * (seed % 2)]
+    y = b[g, 0] + b[g, 1] * x + b[g, 2] * part_of_z + rng.normal(size=800)
+    frame = pd.DataFrame({"y": y, "g": g, "x": x, "z": x + part * part_of_z, "d": part_of_z})
+    apart = bigmm.lmer("y ~ x + d + (x + d | g)", frame, client=0)
+    model = bigmm.reduce("y ~ x + z + (x + z | g)", frame, client=0).model()
+    for start in (None, model.theta0, model.theta0 * 1e5, model.theta0 * 1e-3):
+        fit = model.fit(start=start)
+        assert fit.converged
+        assert fit.nevals <= 30
+        # a column of X is scaled by the part, by which the REML criterion moves; rounding is divided by its square
+        assert fit.objective - 2.0 * np.log(part) == pytest.approx(apart.objective, abs=max(1e-8, 1e-13 / part**2), rel=0.0)
 
 
 def almost_noiseless(scale: float) -> LinearMixedModel:

@@ -223,3 +223,10 @@ class TestModels:
     def test_all_methods_agree(self, method: str) -> None:
         cp = bigmm.reduce("y ~ x + (x | g)", balanced(12, 6, 2.0).assign(y=lambda d: d["y"] + d["x"] * np.sin(d["g"])), client=0)
         assert cp.fit(optimizer=method).objective == pytest.approx(cp.fit().objective, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_covariance_that_starts_at_a_rounding_is_free_all_the_same(method: str) -> None:
+    """nlopt makes the first step as long as the start."""
+    found = search(bowl([0.5, -2.0, 0.3]), [1.0, 1e-17, 1.0], lower=[0.0, -np.inf, 0.0], settings=Optimizer(method))
+    np.testing.assert_allclose(found.theta, [0.5, -2.0, 0.3], atol=1e-3)

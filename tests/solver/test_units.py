@@ -1,0 +1,72 @@
+"""Units: the columns of a term made orthogonal, whatever their scale and zero; derivatives in them are those in theta, transformed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bigmm
+from bigmm.solver.model import LinearMixedModel
+from bigmm.solver.units import FLOOR, floors, own_sizes, row_sizes
+
+
+def model_of(mean: float = 2.0, formula: str = "y ~ x + (1 + x | g) + (0 + z | g) + (1 + z | h)") -> LinearMixedModel:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"g": rng.integers(0, 30, 600), "h": rng.integers(0, 9, 600), "z": rng.normal(size=600)})
+    frame["x"] = rng.normal(size=600) + mean
+    frame["y"] = rng.normal(size=30)[frame["g"]] * (1.0 + frame["x"]) + rng.normal(size=600)
+    return bigmm.reduce(formula, frame, client=0).model()
+
+
+@pytest.mark.parametrize("mean", [0.0, 2.0, 1000.0])
+def test_columns_are_orthogonal_in_units(mean: float) -> None:
+    model = model_of(mean)
+    for term, W in zip(model.selected.covariance.terms, model.units, strict=True):
+        group = model.selected.blocks.groups[term.group]
+        M = group.total()[term.columns, term.columns] / group.q
+        np.testing.assert_array_equal(W, np.tril(W))
+        np.testing.assert_allclose(W.T @ M @ W, np.eye(term.size), atol=1e-15 * max(1.0, mean) ** 2 * 100.0)
+
+
+@pytest.mark.filterwarnings("ignore::bigmm.IdentificationWarning")
+def test_columns_that_depend_on_others_and_columns_of_zeros_have_units_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"g": rng.integers(0, 30, 600), "x": rng.normal(size=600), "y": rng.normal(size=600), "o": 0.0})
+    model = bigmm.reduce("y ~ x + (x + twice + o | g)", frame.assign(twice=2.0 * frame["x"]), client=0).model()
+    (W,) = model.units
+    assert np.isfinite(W).all()
+    assert np.linalg.cond(W) < 100.0
+    assert W[3, 3] == pytest.approx(np.sqrt(30 / 600))
+
+
+def test_floors_and_sizes() -> None:
+    model = model_of(formula="y ~ x + (0 + z | g) + (1 | h)")
+    lengths = [np.sqrt(group.total()[0, 0]) for group in model.selected.blocks.groups]
+    counts = np.array([group.q for group in model.selected.blocks.groups])
+    np.testing.assert_allclose(row_sizes(model.units), np.sqrt(counts) / lengths)
+    np.testing.assert_allclose(floors(model.units), FLOOR * np.sqrt(counts) / lengths)
+    np.testing.assert_allclose(own_sizes(model.selected.blocks, model.selected.covariance), np.sqrt(600) / np.array(lengths))
+    assert floors(model_of().units)[1] == -np.inf
+
+
+def test_derivatives_in_units_are_those_in_theta_transformed() -> None:
+    model = model_of()
+    rng = np.random.default_rng(1)
+    theta = model.theta0 * rng.uniform(0.3, 1.2, len(model.lower)) + rng.uniform(0.0, 0.2, len(model.lower))
+    plain = model.differentiate(model.evaluate(theta)[1])
+    found = model.differentiate(model.evaluate(theta)[1], model.units)
+    W = model.selected.covariance.by_group(model.units)
+    np.testing.assert_allclose(found.gradient, plain.gradient, rtol=1e-10)
+    for of in ("K", "Q"):
+        for inside, outside, Wg in zip(getattr(found, of), getattr(plain, of), W, strict=True):
+            np.testing.assert_allclose(inside, Wg.T @ outside @ Wg, rtol=1e-10, atol=1e-10)
+    jacobian = np.array([entries_after(model, W, direction) for direction in np.eye(len(theta))]).T
+    np.testing.assert_allclose(found.information, jacobian.T @ plain.information @ jacobian, rtol=1e-9, atol=1e-9)
+
+
+def entries_after(model: LinearMixedModel, W: list[np.ndarray], direction: np.ndarray) -> np.ndarray:
+    """Entries of W S W' where S has a one at one entry of theta and its mirror."""
+    covariance = model.selected.covariance
+    S = [M + np.tril(M, -1).T for M in covariance.templates(direction)]
+    return covariance.gather([Wg @ M @ Wg.T for Wg, M in zip(W, S, strict=True)])
