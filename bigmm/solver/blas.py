@@ -20,9 +20,11 @@ def _routine(module: str, name: str, arguments: int) -> Callable[..., None]:
 _dgemm = _routine("cython_blas", "dgemm", 13)
 _dsymm = _routine("cython_blas", "dsymm", 12)
 _dsyrk = _routine("cython_blas", "dsyrk", 10)
+_dtrmm = _routine("cython_blas", "dtrmm", 11)
 _dtrsm = _routine("cython_blas", "dtrsm", 11)
 _dpotrf = _routine("cython_lapack", "dpotrf", 5)
 _dpotri = _routine("cython_lapack", "dpotri", 5)
+_dtrtri = _routine("cython_lapack", "dtrtri", 6)
 
 # What the addresses below point at must live as long as they do.
 _LETTERS = {letter: ctypes.c_char(letter.encode()) for letter in "LRNT"}
@@ -65,6 +67,12 @@ def divide_by_factor(transposed: bool, m: int, n: int, factor: int, ld: int, b: 
     _dtrsm(_R, _L, _T if transposed else _N, _N, m_, n_, _ONE, factor, ld_, b, ldb_)
 
 
+def multiply_by_triangle(m: int, n: int, triangle: int, ld: int, b: int, ldb: int) -> None:
+    """B becomes L B; L (m, m), B (m, n)."""
+    _kept, (m_, n_, ld_, ldb_) = _integers(m, n, ld, ldb)
+    _dtrmm(_L, _L, _N, _N, m_, n_, _ONE, triangle, ld_, b, ldb_)
+
+
 def factorize(n: int, a: int, lda: int) -> int:
     """A (n, n) becomes its Cholesky factor; 0, or which leading minor is not positive."""
     stored, (n_, lda_, info) = _integers(n, lda, 0)
@@ -76,3 +84,9 @@ def invert_factored(n: int, a: int, lda: int) -> None:
     """L (n, n) becomes (L L')^-1."""
     _kept, (n_, lda_, info) = _integers(n, lda, 0)
     _dpotri(_L, n_, a, lda_, info)
+
+
+def invert_triangle(n: int, a: int, lda: int) -> None:
+    """L (n, n) becomes L^-1."""
+    _kept, (n_, lda_, info) = _integers(n, lda, 0)
+    _dtrtri(_L, _N, n_, a, lda_, info)

@@ -10,10 +10,13 @@ from bigmm.solver.cholmod import SparseFactor
 from bigmm.solver.layout import Index, Layout, Leaves
 from bigmm.solver.threads import dense_threads, front_threads, loop_threads
 from bigmm.solver.tiles import work_size
+from bigmm.solver.traces import PANEL
 
 # Rates of one core, an EPYC of 2022 at 2.6 GHz with OpenBLAS; others differ by a factor of two, alternatives by far more.
 #: Products that leaves add to S a second: gathers and scatters in the cache, 0.45 to 0.65e9.
 _PRODUCTS = 5e8
+#: Products of leaves with a panel of L^-1 a second: contiguous, from the second cache.
+_PANEL_PRODUCTS = 2.5e9
 #: Multiplications and additions of dpotrf and dpotri from order 1000 on a second.
 _DENSE = 4e10
 #: The same of CHOLMOD's supernodes and of its simplicial factor, and seconds that it spends on an entry of L beside them.
@@ -72,7 +75,7 @@ def cost_of_vectors(effects: int, width: int, thetas: int) -> Cost:
 
 
 def cost_of_leaves(leaves: Leaves) -> Cost:
-    """Eliminate the leaves: factors, rows B, their products; the traces of the gradient visit the products again."""
+    """Eliminate the leaves: factors, rows B, their products."""
     q, k = leaves.ZtZ.shape[:2]
     entries = len(leaves.indices)
     products = leaves.products * k
@@ -85,17 +88,40 @@ def cost_of_leaves(leaves: Leaves) -> Cost:
         nnz_L=entries * k + q * k * (k + 1) // 2,
         nbytes=places + 8 * (entries * k + q * (k * k + 1)),
         flops=2.0 * products + 2.0 * entries * k * k,
-        gradient_flops=2.0 * products,
         seconds=seconds + linear,
-        gradient_seconds=seconds + linear,
+        gradient_seconds=linear,
     )
 
 
-def cost_of_dense(r: int) -> Cost:
-    """A dense root: its factor, and its inverse for the gradient, in place."""
+def cost_of_traces(leaves: Leaves) -> Cost:
+    """The leaves' part of the gradient by the root's inverse: it visits their products again."""
+    products = leaves.products * leaves.ZtZ.shape[1]
+    return Cost(gradient_flops=2.0 * products, gradient_seconds=products / _PRODUCTS / loop_threads(products))
+
+
+def cost_of_dense(r: int, leaves: Leaves | None = None) -> Cost:
+    """A dense root: its factor and, for the gradient, an inverse in its place and the traces of the leaves with it."""
     flops = r**3 / 3.0
-    seconds = flops / _DENSE / dense_threads(r)
-    return Cost(r * (r + 1) // 2, 8 * (r * r + work_size(r)), flops, 2.0 * flops, seconds, 2.0 * seconds)
+    own = Cost(r * (r + 1) // 2, 8 * (r * r + work_size(r)), flops, seconds=flops / _DENSE / dense_threads(r))
+    return own + (_by_inverse_factor(r, leaves) if leaves is not None and inverse_factor_pays(r, leaves) else _by_inverse(r, leaves))
+
+
+def inverse_factor_pays(r: int, leaves: Leaves) -> bool:
+    """Whether the gradient is had faster by L^-1 than by S^-1 of a dense root."""
+    return _by_inverse_factor(r, leaves).gradient_seconds < _by_inverse(r, leaves).gradient_seconds
+
+
+def _by_inverse(r: int, leaves: Leaves | None) -> Cost:
+    flops = 2.0 * r**3 / 3.0
+    own = Cost(gradient_flops=flops, gradient_seconds=flops / _DENSE / dense_threads(r))
+    return own if leaves is None else own + cost_of_traces(leaves)
+
+
+def _by_inverse_factor(r: int, leaves: Leaves) -> Cost:
+    flops, products = r**3 / 3.0, 0.5 * r * len(leaves.indices) * leaves.ZtZ.shape[1]
+    threads = loop_threads(products)
+    seconds = flops / _DENSE / dense_threads(r) + products / _PANEL_PRODUCTS / threads
+    return Cost(nbytes=8 * threads * r * PANEL, gradient_flops=flops + 2.0 * products, gradient_seconds=seconds)
 
 
 def cost_of_sparse(factor: SparseFactor, blocks: int) -> Cost:

@@ -10,14 +10,16 @@ import numpy as np
 from scipy.linalg.blas import dtrsm
 
 from bigmm.columns import Array
-from bigmm.solver import assembly, elimination, tiles, traces
+from bigmm.solver import assembly, elimination, tiles
 from bigmm.solver.cholmod import NotPositiveDefiniteError
+from bigmm.solver.costs import inverse_factor_pays
+from bigmm.solver.dense_inverse import ByInverse, ByInverseFactor, DenseInverse
 from bigmm.solver.layout import Leaves, Root
 from bigmm.solver.threads import blas_limit, dense_threads, tiny
 
 
 class DenseRoot:
-    """S as a full square array of which the upper triangle (in C order) is used; L and then S^-1 take its place."""
+    """S as a full square array of which the upper triangle (in C order) is used; L and then an inverse take its place."""
 
     def __init__(self, root: Root, leaves: Leaves | None) -> None:
         self._root, self._leaves = root, leaves
@@ -25,6 +27,8 @@ class DenseRoot:
         self._logdet = 0.0
         self._work = np.empty(tiles.work_size(root.r))
         self._threads = dense_threads(root.r)
+        by_factor = leaves is not None and inverse_factor_pays(root.r, leaves)
+        self._inverse: DenseInverse = ByInverseFactor() if by_factor else ByInverse()
         self._alone: Callable[[], AbstractContextManager[object]] = nullcontext if tiny(root.r) else blas_limit(1)
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
@@ -72,9 +76,9 @@ class DenseRoot:
             return np.asarray(dtrsm(1.0, self._S.T, b, lower=1, trans_a=1))
 
     def invert(self) -> None:
-        """S^-1 in place of L."""
+        """S^-1, or L^-1, in place of L."""
         with self._alone():
-            tiles.invert(self._S, self._threads, self._work)
+            self._inverse.invert(self._S, self._threads, self._work)
 
     @property
     def L(self) -> Array:
@@ -83,27 +87,18 @@ class DenseRoot:
 
     @property
     def inverse(self) -> Array:
-        """S^-1, its upper triangle; after `invert`."""
+        """S^-1, its upper triangle; after `invert`, of a root whose leaves are elsewhere."""
+        assert self._leaves is None
         return self._S
 
     def leaf_traces(self, G: Array) -> Array:
         """Sum of G_j S^-1 G_j' over the leaves."""
         assert self._leaves is not None
-        found, k = self._leaves, G.shape[1]
-        out = np.empty((self._root.r, k, k))
-        traces.from_dense(found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices, G, self._S, out)
-        return np.asarray(out.sum(axis=0))
+        return self._inverse.leaf_traces(self._S, self._leaves, G)
 
     def diagonal_blocks(self) -> list[Array]:
         """Sum over levels of the diagonal blocks of S^-1."""
-        blocks = []
-        for k, start, stop in zip(self._root.sizes, self._root.offsets, self._root.offsets[1:], strict=False):
-            own, sums = self._S[start:stop, start:stop], np.empty((k, k))
-            for a in range(k):
-                for b in range(a, k):
-                    sums[a, b] = sums[b, a] = np.diagonal(own, b - a)[a::k].sum()
-            blocks.append(sums)
-        return blocks
+        return self._inverse.diagonal_blocks(self._S, self._root)
 
 
 def _diagonal(S: Array) -> Array:

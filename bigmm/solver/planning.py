@@ -16,7 +16,7 @@ import numpy as np
 from bigmm.solver import placement
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import Ordering, SparseFactor
-from bigmm.solver.costs import Cost, cost_of_dense, cost_of_layout, cost_of_sparse
+from bigmm.solver.costs import Cost, cost_of_dense, cost_of_layout, cost_of_sparse, cost_of_traces
 from bigmm.solver.dense_root import DenseRoot
 from bigmm.solver.layout import Layout, lay_out
 from bigmm.solver.memory import available_memory
@@ -132,7 +132,7 @@ class _Planner:
             "leaves + dense root",
             "natural",
             self.layout,
-            cost_of_dense(root.r),
+            cost_of_dense(root.r, leaves),
             lambda: Arrangement(self.layout, DenseRoot(root, leaves)),
         )
 
@@ -184,6 +184,7 @@ class _Planner:
         blocks = sum(len(own.ZtZ) * own.ZtZ.shape[1] for own in layout.root.blocks)
         cost = cost_of_sparse(factor, blocks)
         cost = replace(cost, nbytes=max(cost.nbytes, len(pattern.indices) * _ORDERING_BYTES))
+        cost = cost if layout.leaves is None else cost + cost_of_traces(layout.leaves)
         self._add(name, ordering, layout, cost, lambda: Arrangement(layout, SparseRoot(layout.root, layout.leaves, factor)))
 
 

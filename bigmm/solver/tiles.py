@@ -1,9 +1,10 @@
-"""Cholesky factor and inverse of a dense matrix by tiles, in place: a tile a thread, the same bits for any number of threads.
+"""A dense matrix by tiles: its Cholesky factor and the inverse of either, in place, the same bits for any number of threads.
 
 With J a run of columns and R all that follow,
 
     factor:   L_JJ L_JJ' = A_JJ,   L_RJ = A_RJ L_JJ'^-1,   A_RR -= L_RJ L_RJ'              from the first J to the last
     inverse:  Y = L_RJ L_JJ^-1,    Z_RJ = -Z_RR Y,         Z_JJ = L_JJ'^-1 L_JJ^-1 - Y'Z_RJ     from the last to the first
+    of L:     Y = L_RJ L_JJ^-1,    Z_RJ = -Z_RR Y,         Z_JJ = L_JJ^-1                       from the last to the first
 
 BLAS has one thread in each tile. Its own threads share out every product instead, and wait for one another in loops that
 keep the processor busy: where others want the cores, too, an inversion of order 1142 was measured to take six times as long
@@ -17,6 +18,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import TypeAlias
+
+import numpy as np
 
 from bigmm.columns import Array
 from bigmm.solver import blas
@@ -85,8 +88,31 @@ def invert(S: Array, threads: int, work: Array) -> None:
             share(threads, partial(matrix.add_to_corner, j, Y), spans(0, j[1] - j[0], _CORNER))
 
 
+def invert_factor(S: Array, threads: int, work: Array) -> None:
+    """The inverse of the Cholesky factor, in place, with half the multiplications of `invert`.
+
+    Parameters
+    ----------
+    S : (r, r)
+        What `factorize` left.
+    threads : int
+    work : array
+        Room for `work_size` numbers.
+
+    References
+    ----------
+    LAPACK's dtrtri (https://www.netlib.org/lapack/explore-html/).
+    """
+    matrix = _Matrix(S)
+    for j in reversed(spans(0, len(S), matrix.panel)):
+        below = spans(j[1], matrix.r, matrix.tile)
+        Y = work[: (j[1] - j[0]) * (matrix.r - j[1])].reshape(j[1] - j[0], matrix.r - j[1])
+        share(threads, partial(matrix.quotient, j, Y), below)
+        share(threads, partial(matrix.triangular_product, j, Y), [*below, j])
+
+
 def work_size(r: int) -> int:
-    """Numbers that `invert` needs beside a matrix of order r."""
+    """Numbers that `invert` or `invert_factor` needs beside a matrix of order r."""
     panel, _ = _sizes(r)
     return panel * max(r - panel, 0)
 
@@ -144,6 +170,18 @@ class _Matrix:
             blas.subtract_product("NN", size, width, start - j[1], self.at(start, j[1]), r, y + 8 * j[1], n, z, r)
         if stop < r:
             blas.subtract_product("TN", size, width, r - stop, self.at(stop, start), r, y + 8 * stop, n, z, r)
+
+    def triangular_product(self, j: Span, Y: Array, rows: Span) -> None:
+        """Z_RJ = -Z_RR Y with lower triangular Z_RR, some rows; the rows of J itself become L_JJ^-1."""
+        if rows == j:
+            blas.invert_triangle(j[1] - j[0], self.at(j[0], j[0]), self.r)
+            return
+        (start, stop), width, n, r = rows, j[1] - j[0], Y.shape[1], self.r
+        z = self.at(start, j[0])
+        np.negative(Y[:, start - j[1] : stop - j[1]], out=self.S[j[0] : j[1], start:stop])
+        blas.multiply_by_triangle(stop - start, width, self.at(start, start), r, z, r)
+        if start > j[1]:
+            blas.subtract_product("NN", stop - start, width, start - j[1], self.at(start, j[1]), r, Y.ctypes.data, n, z, r)
 
     def add_to_corner(self, j: Span, Y: Array, columns: Span) -> None:
         """Z_JJ -= Y'Z_RJ, some columns from the diagonal down."""

@@ -1,4 +1,4 @@
-"""Compiled loops over leaves that the gradient needs: sums of G_j S^-1 G_j', with the inverse dense or on S's pattern.
+"""Compiled loops over leaves that the gradient needs: sums of G_j S^-1 G_j', by S^-1, dense or on S's pattern, or by L^-1.
 
 As in `elimination`, each thread owns columns or runs of leaves, and sums do not depend on the number of threads.
 """
@@ -12,6 +12,8 @@ from bigmm.columns import Array
 from bigmm.solver.elimination import inverse_factor, loop_part, parallel_loops
 from bigmm.solver.layout import Index
 
+#: Columns of L^-1' that are looked up together: few rows of them for each leaf stay in the processor's second cache.
+PANEL = 64
 #: Orders up to which a dense inverse is looked up leaf by leaf.
 _CACHED = 800
 
@@ -134,3 +136,64 @@ def from_sparse(
             for t in range(root_indptr[c], root_indptr[c + 1]):
                 own, stop = np.uint64(root_entries[t]), np.uint64(indptr[root_leaves[t] + 1])
                 _add_products(row, c, own, stop, indices, G, x, out[c])
+
+
+@parallel_loops
+def from_inverse_factor(indptr: Index, indices: Index, G: Array, L: Array, work: Array, out: Array) -> None:
+    """As `from_dense`, by (L^-1 G_j')'(L^-1 G_j'), into `out` (panels, k, k); the upper triangle of `L` (r, r) holds L^-1'.
+
+    A thread owns panels of columns, each copied to its room in `work` (threads, r, PANEL).
+    """
+    r, k, threads = len(L), G.shape[1], len(work)
+    for w in numba.prange(threads):
+        panel, x = work[w], np.empty((k, PANEL))
+        for p in range(w, len(out), threads):
+            start, stop = p * PANEL, min(p * PANEL + PANEL, r)
+            _copy_panel(L, start, stop, panel)
+            for a in range(k):
+                for b in range(k):
+                    out[p, a, b] = 0.0
+            for j in range(len(indptr) - 1):
+                first, last = indptr[j], indptr[j + 1]
+                if first == last or indices[first] >= stop:
+                    continue
+                x[:] = 0.0
+                for e in range(first, last):
+                    c = indices[e]
+                    if c >= stop:  # they are sorted
+                        break
+                    row = panel[c]
+                    for a in range(k):
+                        g = G[e, a]
+                        for t in range(PANEL):
+                            x[a, t] += g * row[t]
+                for a in range(k):
+                    for b in range(a + 1):
+                        total = 0.0
+                        for t in range(PANEL):
+                            total += x[a, t] * x[b, t]
+                        out[p, a, b] += total
+            for a in range(k):
+                for b in range(a):
+                    out[p, b, a] = out[p, a, b]
+
+
+@loop_part
+def _copy_panel(L: Array, start: int, stop: int, panel: Array) -> None:
+    """Columns of the upper triangle, with zeros below it and beyond its last column."""
+    for c in range(stop):
+        for t in range(start, start + PANEL):
+            panel[c, t - start] = L[c, t] if c <= t < stop else 0.0
+
+
+@parallel_loops
+def squares_of_rows(L: Array, start: int, k: int, out: Array) -> None:
+    """Diagonal blocks (k, k) of S^-1 = L^-T L^-1 from `start` on, into `out` (levels, k, k); `L` as in `from_inverse_factor`."""
+    r = len(L)
+    for j in numba.prange(len(out)):
+        for a in range(k):
+            for b in range(a + 1):
+                one, other, total = start + j * k + a, start + j * k + b, 0.0
+                for t in range(one, r):
+                    total += L[one, t] * L[other, t]
+                out[j, a, b] = out[j, b, a] = total

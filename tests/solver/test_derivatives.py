@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import bigmm
+from bigmm.solver.dense_root import DenseRoot
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.pls import PenalizedLeastSquares
 from tests.reference.cases import CASES, Case
@@ -57,6 +58,37 @@ def test_sparse_roots_and_roots_of_everything(case: Case, how: dict[str, object]
     found = model.differentiate(model.evaluate(theta)[1])
     np.testing.assert_allclose(found.gradient, expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.information, information, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "y ~ x + (1 | g) + (1 | h)",
+        "y ~ x + (1 + x | g) + (1 | h)",
+        "y ~ x + (1 | g) + (1 + x | h) + (0 + z | h)",
+        "y ~ 1 + (x | g) + (z | h) + (1 | i)",
+    ],
+)
+@pytest.mark.parametrize("reml", [False, True])
+def test_the_root_by_its_inverse_and_by_that_of_its_factor(formula: str, reml: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several panels of the root's columns, the last one not full; of i a level is met by few leaves."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"g": rng.integers(0, 200, 2000), "h": rng.integers(0, 90, 2000), "x": rng.normal(size=2000), "z": rng.normal(size=2000)}
+    )
+    frame["i"] = np.minimum(rng.geometric(0.2, 2000), 9)
+    frame["y"] = rng.normal(size=200)[frame["g"]] + rng.normal(size=90)[frame["h"]] * frame["x"] + rng.normal(size=2000)
+    cp = bigmm.reduce(formula, frame, client=0)
+    found = []
+    for pays in (False, True):
+        monkeypatch.setattr("bigmm.solver.dense_root.inverse_factor_pays", lambda *_, pays=pays: pays)
+        model = cp.model(reml=reml)
+        model.pls.factor = DenseRoot(model.pls.layout.root, model.pls.layout.leaves)
+        found.append(model.differentiate(model.evaluate(somewhere(model))[1], model.units))
+    whole, by_factor = found
+    np.testing.assert_allclose(by_factor.gradient, whole.gradient, rtol=1e-10, atol=1e-10 * np.abs(whole.gradient).max())
+    for one, other in zip(by_factor.K, whole.K, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * np.abs(other).max())
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)

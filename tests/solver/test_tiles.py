@@ -43,6 +43,24 @@ def test_the_factor_and_the_inverse(r: int, sizes: tuple[int, int], monkeypatch:
     np.testing.assert_allclose(inverse, np.triu(np.linalg.inv(S)), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("sizes", [(128, 256), (48, 80), (64, 64)], ids=str)
+@pytest.mark.parametrize("r", ORDERS)
+def test_the_inverse_of_the_factor(r: int, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "_SMALL", sizes)
+    S = positive(r)
+    one, two = (factor_inverted(S, threads) for threads in (1, 2))
+    np.testing.assert_allclose(one, np.linalg.inv(np.linalg.cholesky(S)).T, rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(one, two)
+
+
+def factor_inverted(S: np.ndarray, threads: int) -> np.ndarray:
+    """Upper triangle of L^-1'."""
+    out = upper(S)
+    assert tiles.factorize(out, threads) == 0
+    tiles.invert_factor(out, threads, np.full(tiles.work_size(len(S)), np.nan))
+    return np.triu(out)
+
+
 @pytest.mark.parametrize("r", [300, 700])
 def test_the_same_bits_for_any_number_of_threads(r: int) -> None:
     S = positive(r)

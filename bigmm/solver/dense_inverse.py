@@ -1,0 +1,78 @@
+"""What a gradient needs of a dense root's inverse: by S^-1 itself, or by L^-1, which takes half the multiplications.
+
+By L^-1 each entry of the leaves costs r / 2 multiplications instead of one for every pair of entries in a leaf: a gain
+unless leaves have very many entries.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numba
+import numpy as np
+
+from bigmm.columns import Array
+from bigmm.solver import tiles, traces
+from bigmm.solver.layout import Leaves, Root
+
+
+class DenseInverse(Protocol):
+    """Takes the place of a factor that `tiles.factorize` left."""
+
+    def invert(self, S: Array, threads: int, work: Array) -> None:
+        """The inverse in place; arguments as of `tiles.invert`."""
+
+    def leaf_traces(self, S: Array, leaves: Leaves, G: Array) -> Array:
+        """Sum of G_j S^-1 G_j' over the leaves, (k, k)."""
+
+    def diagonal_blocks(self, S: Array, root: Root) -> list[Array]:
+        """Sum over levels of the diagonal blocks of S^-1, one (k, k) array a factor."""
+
+
+class ByInverse:
+    """S^-1 itself."""
+
+    def invert(self, S: Array, threads: int, work: Array) -> None:
+        """S^-1, its upper triangle."""
+        tiles.invert(S, threads, work)
+
+    def leaf_traces(self, S: Array, leaves: Leaves, G: Array) -> Array:
+        """Sum of G_j S^-1 G_j'."""
+        out = np.empty((len(S), G.shape[1], G.shape[1]))
+        traces.from_dense(leaves.root_indptr, leaves.root_leaves, leaves.root_entries, leaves.indptr, leaves.indices, G, S, out)
+        return np.asarray(out.sum(axis=0))
+
+    def diagonal_blocks(self, S: Array, root: Root) -> list[Array]:
+        """Sums of entries of S^-1."""
+        blocks = []
+        for k, start, stop in zip(root.sizes, root.offsets, root.offsets[1:], strict=False):
+            own, sums = S[start:stop, start:stop], np.empty((k, k))
+            for a in range(k):
+                for b in range(a, k):
+                    sums[a, b] = sums[b, a] = np.diagonal(own, b - a)[a::k].sum()
+            blocks.append(sums)
+        return blocks
+
+
+class ByInverseFactor:
+    """L^-1, of which S^-1 is the square."""
+
+    def invert(self, S: Array, threads: int, work: Array) -> None:
+        """L^-1 transposed, an upper triangle."""
+        tiles.invert_factor(S, threads, work)
+
+    def leaf_traces(self, S: Array, leaves: Leaves, G: Array) -> Array:
+        """Sum of the squares of L^-1 G_j'."""
+        k, r = G.shape[1], len(S)
+        out = np.empty((-(-r // traces.PANEL), k, k))
+        traces.from_inverse_factor(leaves.indptr, leaves.indices, G, S, np.empty((numba.get_num_threads(), r, traces.PANEL)), out)
+        return np.asarray(out.sum(axis=0))
+
+    def diagonal_blocks(self, S: Array, root: Root) -> list[Array]:
+        """Sums of the squares of L^-1's columns."""
+        blocks = []
+        for k, start, stop in zip(root.sizes, root.offsets, root.offsets[1:], strict=False):
+            out = np.empty(((stop - start) // k, k, k))
+            traces.squares_of_rows(S, start, k, out)
+            blocks.append(out.sum(axis=0))
+        return blocks
