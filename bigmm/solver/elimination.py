@@ -247,8 +247,8 @@ def leaf_grams(V: Array, C: Array, sums: Array) -> None:
 
 
 @parallel_loops
-def leaf_effects(indptr: Index, indices: Index, B: Array, V: Array, C: Array, U: Array, out: Array) -> None:
-    """V_j'(V_j C_j - B_j U), into `out` (q, k, columns): the leaves' part of the solution for any columns."""
+def leaf_effects(indptr: Index, indices: Index, B: Array, V: Array, C: Array, U: Array) -> None:
+    """V_j'(V_j C_j - B_j U) in place of C_j, (q, k, columns): the leaves' part of the solution for any columns."""
     q, k, width = C.shape
     for j in numba.prange(q):
         left = np.empty((k, width))
@@ -262,4 +262,4 @@ def leaf_effects(indptr: Index, indices: Index, B: Array, V: Array, C: Array, U:
                 total = 0.0
                 for a in range(k):
                     total += V[j, a, b] * left[a, w]
-                out[j, b, w] = total
+                C[j, b, w] = total

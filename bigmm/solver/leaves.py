@@ -78,9 +78,8 @@ class EliminatedLeaves:
     def effects(self, coefficients: Array, U: Array) -> Array:
         """Random effects on the original scale for W `coefficients`, V_j'(V_j (Z_1'W)_j coefficients - B_j U), (q, k, columns)."""
         C = self.leaves.ZtXy @ coefficients
-        out = np.empty_like(C)
-        elimination.leaf_effects(self.leaves.indptr, self.leaves.indices, self.B, self.V, C, U, out)
-        return out
+        elimination.leaf_effects(self.leaves.indptr, self.leaves.indices, self.B, self.V, C, U)
+        return C
 
     def sums(self, T: Array, in_units: Array, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
         """What derivatives need, and minus the border of the directions, (r, t); see `leaf_sums.sum_leaves`."""
