@@ -138,6 +138,13 @@ class TestSameBits:
         np.testing.assert_allclose(here.XytXy, whole.XytXy, rtol=1e-11, atol=1e-8)
         np.testing.assert_allclose(here.groups[0].ZtXy, whole.groups[0].ZtXy, rtol=1e-11, atol=1e-7)
 
+    @pytest.mark.parametrize("values", [[1, 2], [0.5, 2.5], [True, False], pd.to_datetime(["2020-01-01", "2021-01-01"])], ids=str)
+    def test_unknown_categories_that_are_no_text(self, values: Any) -> None:
+        frame = dd.from_pandas(pd.DataFrame({"g": [1, 2, 1, 2] * 5, "a": np.tile(values, 10), "y": np.arange(20.0)}), npartitions=2)
+        unknown = frame.astype({"a": "category"})
+        with pytest.raises(DataError, match=r"the categories of 'a' are \w+(\[\w+\])?, which Dask did not know: .*as_known"):
+            bigmm.reduce("y ~ a + (1 | g)", unknown, client=0)
+
     def test_dask_with_unknown_categories(self, client: Client) -> None:
         """Each partition has codes of its own."""
         plain = dd.from_pandas(FRAME, npartitions=7, sort=False)

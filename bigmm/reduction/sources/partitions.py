@@ -80,6 +80,7 @@ class DaskChunk:
 
     def read_frame(self, frame: pd.DataFrame, columns: Sequence[str]) -> pa.Table:
         """All rows of the partition, which has been computed."""
+        _check_categories(frame, columns, self.schema)
         return fit_table(arrow_table(frame, columns, self.name), columns, self.schema, self.name)
 
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
@@ -145,6 +146,19 @@ def _meta(meta: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 def _is_unknown(column: pd.Series) -> bool:
     return isinstance(column.dtype, pd.CategoricalDtype) and _UNKNOWN in column.cat.categories
+
+
+def _check_categories(frame: pd.DataFrame, columns: Sequence[str], schema: pa.Schema) -> None:
+    """Refuse values of categories that Dask did not know when the plan was made, and that turn out to be no text."""
+    for name in columns:
+        dtype = frame[name].dtype
+        if not isinstance(dtype, pd.CategoricalDtype) or schema.field(name).type != TEXT:
+            continue
+        if dtype.categories.inferred_type not in ("string", "empty", "mixed"):
+            raise DataError(
+                f"the categories of {name!r} are {dtype.categories.dtype}, which Dask did not know: make them known "
+                f"(frame[{name!r}].cat.as_known()), or give the column as the numbers or text that they are"
+            )
 
 
 def _typed(meta: pd.DataFrame, columns: Sequence[str]) -> pa.Schema:
