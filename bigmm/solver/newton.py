@@ -35,7 +35,7 @@ _DAMPING, _MORE = 1.0, 4.0
 _MOST, _MOST_CERTAIN, _LEAST_DAMPING = 1e9, 100.0, 0.05
 #: So many changes of the slope correct the information once a step can lower the objective by no more than this; before, one.
 _MEMORY, _CLOSE = 5, 0.1
-#: A correction is dropped when it leaves less than this part of the decrement.
+#: A correction is dropped when it leaves less than this part of the decrement, or makes it larger by more than that.
 _TRUSTED = 0.2
 #: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
 _STALLED = 3
@@ -211,7 +211,7 @@ class _Search:
             return model, step, decrement, decrement
         plain = quadratic_model(point.derivatives, self.blocks)
         other, certain = self.propose(point, plain, 0.0)
-        if model.secant or decrement > _TRUSTED * certain:
+        if model.secant or _TRUSTED * certain < decrement < certain / _TRUSTED:
             return model, step, decrement, max(decrement, certain)
         self.changes.clear()
         return plain, other, certain, certain
@@ -234,7 +234,8 @@ class _Search:
         Near the end they are changes in T, of which the objective is more nearly a quadratic function than of Sigma; but not
         where Sigma is almost singular, and T may jump among matrices of almost the same T T'.
         """
-        in_T = decrement <= _CLOSE and self.blocks.inside(old.theta) and self.blocks.inside(new.theta)
+        ranks = self.blocks.ranks(old.theta)
+        in_T = decrement <= _CLOSE and ranks is not None and ranks == self.blocks.ranks(new.theta)
         if decrement > _CLOSE or in_T != self.in_T:
             self.changes.clear()
         self.in_T = in_T

@@ -21,6 +21,8 @@ Index = npt.NDArray[np.intp]
 _FAR_OFF = 10.0
 #: At this many units rounding leaves four digits of T'Z'Z T + I, where columns do not depend on one another.
 _MOST = 1e6
+#: A column of T turns fast with Sigma where its diagonal entry is less than this part of it.
+_STEEP = 0.1
 #: The part of the largest singular value that counts as rounding.
 _ROUNDING = 1e-13
 
@@ -105,6 +107,17 @@ class Blocks:
     def inside(self, theta: Array) -> bool:
         """No singular value is near the floor."""
         return all(np.linalg.svd(T, compute_uv=False)[-1] > _FAR_OFF * FLOOR for T in self.templates(theta))
+
+    def ranks(self, theta: Array) -> list[int] | None:
+        """How many singular values of each T are far from the floor; None unless its first columns hold them all, by their diagonals.
+
+        Then small changes of Sigma of that rank are small changes of T.
+        """
+        templates = self.templates(theta)
+        found = [int((np.linalg.svd(T, compute_uv=False) > _FAR_OFF * FLOOR).sum()) for T in templates]
+        least = [np.maximum(_STEEP * np.linalg.norm(T, axis=0), _FAR_OFF * FLOOR) for T in templates]
+        smooth = all((np.diag(T) > of)[:rank].all() for T, of, rank in zip(templates, least, found, strict=True))
+        return found if smooth else None
 
     def entries(self, theta: Array) -> Array:
         """Entries of all Sigma."""
