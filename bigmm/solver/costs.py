@@ -15,8 +15,8 @@ from bigmm.solver.traces import PANEL
 # Rates of one core, an EPYC of 2022 at 2.6 GHz with OpenBLAS; others differ by a factor of two, alternatives by far more.
 #: Products that leaves add to S a second: gathers and scatters in the cache, 0.45 to 0.65e9.
 _PRODUCTS = 5e8
-#: Products of leaves with a panel of L^-1 a second: contiguous, from the second cache.
-_PANEL_PRODUCTS = 2.5e9
+#: Products of leaves with a panel of L^-1 a second: contiguous, from the second cache, 3.2 to 6e9.
+_PANEL_PRODUCTS = 4e9
 #: Multiplications and additions of dpotrf and dpotri from order 1000 on a second.
 _DENSE = 4e10
 #: The same of CHOLMOD's supernodes and of its simplicial factor, and seconds that it spends on an entry of L beside them.

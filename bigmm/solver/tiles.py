@@ -108,7 +108,7 @@ def invert_factor(S: Array, threads: int, work: Array) -> None:
         below = spans(j[1], matrix.r, matrix.tile)
         Y = work[: (j[1] - j[0]) * (matrix.r - j[1])].reshape(j[1] - j[0], matrix.r - j[1])
         share(threads, partial(matrix.quotient, j, Y), below)
-        share(threads, partial(matrix.triangular_product, j, Y), [*below, j])
+        share(threads, partial(matrix.triangular_product, j, Y), [*reversed(below), j])  # the last rows have the most to do
 
 
 def work_size(r: int) -> int:
