@@ -47,6 +47,9 @@ class Derivatives:
     K, Q : tuple of (k, k)
         The two parts of the derivative in Sigma = T T' of each grouping factor, in units, K - Q: of the log-determinants, and of
         the residual sum of squares. They are equal at a minimum inside.
+    moments : tuple of (k, k)
+        (E + nu U / pwrss) / l, the mean over levels of what is known of u u' given y: the identity at a minimum inside. However
+        far a variance lies from the others these are exact, where K, Q and the information may be all rounding.
     information : (theta, theta)
         Average information in the entries of Sigma that stand where theta's do in T (an entry below the diagonal with
         its mirror): close to the Hessian in them near the optimum, and positive semidefinite everywhere.
@@ -57,6 +60,7 @@ class Derivatives:
     gradient: Array
     K: tuple[Array, ...]
     Q: tuple[Array, ...]
+    moments: tuple[Array, ...]
     information: Array
     levels: tuple[int, ...]
 
@@ -96,14 +100,17 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
         _add_inverse(pls, sums)
     K: list[Array] = []
     Q: list[Array] = []
+    moments: list[Array] = []
     for T, E, U, group in zip(templates, sums.E, sums.U, pls.blocks.groups, strict=True):
         inverse_T = _inverse(T)
         K.append(inverse_T.T @ (group.q * np.eye(group.k) - E) @ inverse_T)
         Q.append(nu / evaluation.pwrss * inverse_T.T @ U @ inverse_T)
+        moments.append((E + nu / evaluation.pwrss * U) / group.q)
     in_units = [2.0 * (k - q) @ T for k, q, T in zip(K, Q, templates, strict=True)]
     gradients = [np.asarray(solve_triangular(*pair, trans=1, lower=True)) for pair in zip(W, in_units, strict=True)]
     information = _average_information(sums, evaluation, nu)
-    return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), information, tuple(group.q for group in pls.blocks.groups))
+    levels = tuple(group.q for group in pls.blocks.groups)
+    return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), tuple(moments), information, levels)
 
 
 def _sums(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Array) -> _Sums:

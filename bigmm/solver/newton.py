@@ -37,6 +37,8 @@ _MOST, _MOST_CERTAIN, _LEAST_DAMPING = 1e9, 100.0, 0.05
 _MEMORY, _CLOSE = 5, 0.1
 #: A correction is dropped when it leaves less than this part of the decrement, or makes it larger by more than that.
 _TRUSTED = 0.2
+#: The model has lost a direction when EM's step promises so many times what it does.
+_UNSOUND = 1e3
 #: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
@@ -208,13 +210,18 @@ class _Search:
         """The model to go by, its step and its decrement, and the larger one of the models with and without a correction."""
         step, decrement = self.propose(point, model, 0.0)
         if not (model.corrected or model.secant):
-            return model, step, decrement, decrement
+            return self._sound(point, model, step, decrement, decrement)
         plain = quadratic_model(point.derivatives, self.blocks)
         other, certain = self.propose(point, plain, 0.0)
         if model.secant or _TRUSTED * certain < decrement < certain / _TRUSTED:
-            return model, step, decrement, max(decrement, certain)
+            return self._sound(point, model, step, decrement, max(decrement, certain))
         self.changes.clear()
-        return plain, other, certain, certain
+        return self._sound(point, plain, other, certain, certain)
+
+    def _sound(self, point: _Point, model: Model, step: Array, decrement: float, certain: float) -> tuple[Model, Array, float, float]:
+        """The step, or EM's where the model promises next to nothing of what EM does: rounding has taken a direction from it."""
+        em, promise = self.blocks.em_step(point.theta, point.derivatives)
+        return (model, step, decrement, certain) if promise <= _UNSOUND * certain + _TOLERANCE else (model, em, promise, promise)
 
     def better(self, point: _Point, model: Model, damping: float, undamped: tuple[Array, float]) -> tuple[_Point, float] | None:
         """A point with a lower objective, and the damping of the next step: what failed is made shorter."""

@@ -23,9 +23,9 @@ from bigmm.solver.derivatives import Derivatives
 #: Theta to the objective, and what gives its derivatives there.
 Evaluate: TypeAlias = Callable[[Array], "tuple[float, Callable[[], Derivatives]]"]
 
-_FORMAT = 3
+_FORMAT = 4
 #: Derivatives that hold one array a grouping factor.
-_TUPLES = ("K", "Q")
+_TUPLES = ("K", "Q", "moments")
 
 
 @contextlib.contextmanager

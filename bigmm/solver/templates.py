@@ -135,6 +135,18 @@ class Blocks:
         at = [(term.group, (term.columns, term.columns)) for term in self.terms]
         return [derivatives.K[g][columns] - derivatives.Q[g][columns] for g, columns in at]
 
+    def em_step(self, theta: Array, derivatives: Derivatives) -> tuple[Array, float]:
+        """Theta after one step of the EM algorithm, Sigma -> T M T' with the moments M of u, and what the objective promises at least.
+
+        In relative changes S of Sigma = T (I + S) T' the slope is l (I - M), and no information is larger than that of known
+        random effects, l tr(S S) (Dempster, Laird and Rubin 1977).
+        """
+        moments = [derivatives.moments[term.group][term.columns, term.columns] for term in self.terms]
+        levels = [derivatives.levels[term.group] for term in self.terms]
+        promise = sum(0.5 * l * float(((M - np.eye(len(M))) ** 2).sum()) for l, M in zip(levels, moments, strict=True))
+        roots = [_root((M + M.T) / 2.0) for M in moments]
+        return self.theta([T @ root for T, root in zip(self.templates(theta), roots, strict=True)]), promise
+
     def symmetric(self, dual: Array) -> list[Array]:
         """One symmetric matrix a term from derivatives in the entries."""
         return [(M + M.T) / 2.0 for M in self.lower.matrices(dual)]
@@ -157,6 +169,12 @@ def _products(M: Array, r: Index, c: Index) -> Array:
 
 def _block_diagonal(parts: list[Array]) -> Array:
     return np.asarray(scipy.linalg.block_diag(*parts))
+
+
+def _root(M: Array) -> Array:
+    """A square root of a matrix that is positive semidefinite but for rounding."""
+    values, vectors = np.linalg.eigh(M)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def _lower(T: Array) -> Array:
