@@ -18,7 +18,7 @@ from bigmm.errors import ModelError
 from bigmm.formula.coding import ContrastChoice
 from bigmm.formula.terms import Formula
 from bigmm.solver.covariance import RelativeCovariance
-from bigmm.solver.identification import check_pwrss
+from bigmm.solver.identification import check_pwrss, check_rounding
 from bigmm.solver.optimize import Optimization
 
 if TYPE_CHECKING:
@@ -317,6 +317,7 @@ def estimate(model: LinearMixedModel, found: Optimization) -> LinearMixedModelFi
     """
     objective, evaluation = model.at_optimum(found.theta)
     check_pwrss(evaluation.pwrss, model.selected.blocks.XytXy)
+    check_rounding(model.rounding(found.theta))
     solution = model.pls.solve(evaluation)
     selected, cp = model.selected, model.cp
     sigma = float(np.sqrt(evaluation.pwrss / model.degrees_of_freedom))

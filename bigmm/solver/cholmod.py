@@ -98,9 +98,11 @@ class SparseFactor:
         with self._threads():
             try:
                 self._factor.cholesky_inplace(self._matrix)
-                self._factor.D()
+                D = self._factor.D()
             except CholmodNotPositiveDefiniteError as error:
                 raise NotPositiveDefiniteError(str(error)) from None
+        if not (D > 0.0).all():  # a simplicial factor, L D L', goes on with what is negative
+            raise NotPositiveDefiniteError("a pivot of the root is not positive")
 
     def logdet(self) -> float:
         """log|S| = 2 log|L|."""

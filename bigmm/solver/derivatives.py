@@ -92,7 +92,7 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
         W of each term; unless given, the identity.
     """
     W = pls.covariance.by_group([np.eye(term.size) for term in pls.covariance.terms] if units is None else units)
-    templates = [np.asarray(solve_triangular(*pair, lower=True)) for pair in zip(W, pls.templates, strict=True)]
+    templates = [np.asarray(solve_triangular(*pair, lower=True, check_finite=False)) for pair in zip(W, pls.templates, strict=True)]
     residual = residual_of(evaluation)
     coefficients = np.hstack([np.vstack([np.linalg.inv(evaluation.RX), np.zeros(pls.blocks.p)]), residual]) if reml else residual
     with pls.looping():
@@ -107,7 +107,7 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
         Q.append(nu / evaluation.pwrss * inverse_T.T @ U @ inverse_T)
         moments.append((E + nu / evaluation.pwrss * U) / group.q)
     in_units = [2.0 * (k - q) @ T for k, q, T in zip(K, Q, templates, strict=True)]
-    gradients = [np.asarray(solve_triangular(*pair, trans=1, lower=True)) for pair in zip(W, in_units, strict=True)]
+    gradients = [np.asarray(solve_triangular(*pair, trans=1, lower=True, check_finite=False)) for pair in zip(W, in_units, strict=True)]
     information = _average_information(sums, evaluation, nu)
     levels = tuple(group.q for group in pls.blocks.groups)
     return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), tuple(moments), information, levels)

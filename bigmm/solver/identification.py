@@ -23,6 +23,8 @@ _FEW_DIGITS = 1e-8
 _DEPENDENT = 1e-14
 #: ... and below this their variances have fewer than about seven digits.
 _NEARLY_DEPENDENT = 1e-9
+#: Objectives have fewer digits than anybody needs where rounding hides more than this.
+_LOST = 1e-4
 #: What rounding leaves of a dependent column.
 _ROUNDING = 1e-14
 #: Random effects that 32-bit indices can number.
@@ -196,6 +198,15 @@ def check_pwrss(pwrss: float, XytXy: Array) -> None:
         _warn_precision(
             f"the model leaves {left:.0e} of the response's sum of squares: crossproducts in double precision keep few digits of it; "
             "subtract the large part (as an offset, or a mean by group) from the response and reduce again"
+        )
+
+
+def check_rounding(lost: float) -> None:
+    """Warn when the search cannot have seen the objective well enough; `lost` is its rounding."""
+    if lost > _LOST:
+        _warn_precision(
+            f"rounding hides about {lost:.0e} of the objective: random effects are far larger than the residual, in columns that nearly depend "
+            "on one another; subtract a number near its mean from a numeric column"
         )
 
 

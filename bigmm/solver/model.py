@@ -29,7 +29,7 @@ from bigmm.solver.replay import replayed
 from bigmm.solver.residence import Residence
 from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel, select, select_response
-from bigmm.solver.units import FLOOR, Units, floors, own_sizes, term_units
+from bigmm.solver.units import FLOOR, Units, floors, own_sizes, rounding, term_units
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
@@ -238,6 +238,12 @@ class LinearMixedModel:
     def units(self) -> Units:
         """W of every random-effects term, in which one level's data are worth 1; see `bigmm.solver.units`."""
         return term_units(self.selected.blocks, self.selected.covariance)
+
+    def rounding(self, theta: Array) -> float:
+        """What the objective loses to rounding at theta, within a factor of ten, beside that of its own size."""
+        covariance, groups = self.selected.covariance, self.selected.blocks.groups
+        templates = [covariance.template(term, theta) for term in covariance.terms]
+        return rounding(self.units, templates, [groups[term.group].q for term in covariance.terms])
 
     def fit(
         self,

@@ -43,6 +43,8 @@ _UNSOUND = 1e3
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
 _CERTAIN = 1e-6
+#: However large the rounding, more than this is not taken for it.
+_HIDDEN = 1e-3
 #: A last step that changes no entry of theta by more than this part of it leaves nothing to gain.
 _TINY = 1e-10
 #: A search that is to be short takes its last step where the decrement is so small and has fallen by this factor, so that
@@ -125,16 +127,16 @@ def newton(
             return search.last_step(*((point, step, certain) if short else search.refined(point, step, certain)))
         if short and certain <= min(_SOON, _FAST * before) and certain**2 <= enough * before:
             last = search.last_step(point, step, certain)
-            if last.objective <= point.objective - _KEPT * certain + _noise(point.objective):
+            if last.objective <= point.objective - _KEPT * certain + search.noise(point):
                 return replace(last, converged=True, reason=_FOUND)
         before = certain
         found = search.better(point, model, damping, (step, decrement))
-        if found is None and search.left > 0 and certain <= _CERTAIN:  # rounding hides what it could gain
+        if found is None and search.left > 0 and certain <= search.hidden(point):  # rounding hides what it could gain
             return search.last_step(point, step, certain)
         if found is None:
             return search.ended(point, certain, converged=False, reason=search.reason)
         new, damping = found
-        stalled = stalled + 1 if new.objective > point.objective - _noise(point.objective) else 0
+        stalled = stalled + 1 if new.objective > point.objective - search.noise(point) else 0
         model = search.corrected(point, new, decrement)
         point = new
 
@@ -154,6 +156,14 @@ class _Search:
         """Why nothing better was found."""
         return "no step lowers the objective" if self.left > 0 else "maxeval reached"
 
+    def noise(self, point: _Point) -> float:
+        """Rounding of the objective."""
+        return max(1e-14 * abs(point.objective), self.blocks.rounding(point.theta, point.derivatives.levels))
+
+    def hidden(self, point: _Point) -> float:
+        """What a step may promise that rounding hides."""
+        return _CERTAIN + min(10.0 * self.noise(point), _HIDDEN)
+
     def ended(self, point: _Point, decrement: float, *, converged: bool, reason: str) -> Minimum:
         """The search ends at a point."""
         gradient = float(np.abs(self.blocks.gradient(point.theta, point.derivatives)).max())
@@ -164,7 +174,7 @@ class _Search:
         if decrement > _CERTAIN or not (np.abs(theta - point.theta) > _TINY * np.abs(point.theta)).any():
             return point, theta, decrement
         theta = polished(quadratic_model(point.derivatives, self.blocks), self.blocks, point.theta) if self.blocks.inside(theta) else theta
-        new = self.at(theta, point.objective + 10.0 * _noise(point.objective))
+        new = self.at(theta, point.objective + 10.0 * self.noise(point))
         if new is None:
             return point, theta, decrement
         if self.blocks.inside(new.theta):
@@ -177,11 +187,11 @@ class _Search:
         What is at the floor is put at zero, where a singular fit ends.
         """
         vanished = self.blocks.vanished(theta)
-        value, last, bound = self._without_derivatives(vanished), vanished, point.objective + 10.0 * _noise(point.objective)
+        value, last, bound = self._without_derivatives(vanished), vanished, point.objective + 10.0 * self.noise(point)
         if not value <= bound and (vanished != theta).any():
             value, last = self._without_derivatives(theta), theta
         better = value <= bound
-        certain = decrement <= _CERTAIN + 10.0 * _noise(point.objective)
+        certain = decrement <= self.hidden(point)
         reason = _FOUND if certain else "steps lower the objective no more"
         end = _Point(last, value, point.derivatives) if better else point
         return self.ended(end, decrement, converged=certain, reason=reason)
@@ -192,7 +202,10 @@ class _Search:
             return None
         self.left -= 1
         value, derive = self.evaluate(theta)
-        return _Point(theta, value, derive()) if derive is not None and np.isfinite(value) and value <= below else None
+        if derive is None or not np.isfinite(value) or value > below:
+            return None
+        derivatives = derive()
+        return _Point(theta, value, derivatives) if np.isfinite(derivatives.gradient).all() else None
 
     def _without_derivatives(self, theta: Array) -> float:
         if self.left <= 0:
@@ -225,10 +238,10 @@ class _Search:
 
     def better(self, point: _Point, model: Model, damping: float, undamped: tuple[Array, float]) -> tuple[_Point, float] | None:
         """A point with a lower objective, and the damping of the next step: what failed is made shorter."""
-        most = _MOST if undamped[1] > _CERTAIN else _MOST_CERTAIN
+        most = _MOST if undamped[1] > self.hidden(point) else _MOST_CERTAIN
         while damping <= most and self.left > 0:
             theta, decrement = self.propose(point, model, damping) if damping else undamped
-            new = self.at(theta, point.objective - _ARMIJO * decrement + _noise(point.objective))
+            new = self.at(theta, point.objective - _ARMIJO * decrement + self.noise(point))
             if new is not None:
                 damping = damping / _MORE if point.objective - new.objective > 0.5 * decrement else damping
                 return new, damping if damping >= _LEAST_DAMPING else 0.0
@@ -260,8 +273,3 @@ class _Search:
         model, moved = quadratic_model(new.derivatives, self.blocks), self.blocks.entries(new.theta) - self.blocks.entries(old.theta)
         self.changes.append((moved, model.g - self.blocks.slope(old.derivatives)))
         return Model(model.g, updated(model.H, self.changes[-_MEMORY:]), model.A, secant=True)
-
-
-def _noise(objective: float) -> float:
-    """Rounding of an objective."""
-    return 1e-14 * abs(objective)

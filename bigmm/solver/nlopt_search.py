@@ -95,8 +95,12 @@ class _Inside:
             if not gradient.size:
                 return self.seen(theta)
             value, derive = self.seen.evaluate(theta)
-            gradient[:] = derive().gradient if derive is not None else 0.0
-            return value if derive is not None else self.seen.trace[0][1]
+            found = None if derive is None else derive().gradient
+            if found is None or not np.isfinite(found).all():
+                gradient[:] = 0.0
+                return self.seen.trace[0][1]
+            gradient[:] = found
+            return value
         except BaseException as error:
             self.failure = self.failure or error  # L-BFGS may call again, and that fails because of the first
             raise nlopt.ForcedStop from error

@@ -13,7 +13,7 @@ from scipy.linalg import solve_triangular
 from bigmm.columns import Array
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
-from bigmm.solver.units import FLOOR, Units
+from bigmm.solver.units import FLOOR, Units, rounding
 
 Index = npt.NDArray[np.intp]
 
@@ -104,6 +104,10 @@ class Blocks:
         """Theta with what is at the floor put at zero."""
         return self.plain_theta([_echelon(T) for T in self.templates(theta)])
 
+    def rounding(self, theta: Array, levels: tuple[int, ...]) -> float:
+        """Rounding of the objective at theta, beside that of its own size."""
+        return rounding(self.units, self.lower.matrices(theta), [levels[term.group] for term in self.terms])
+
     def inside(self, theta: Array) -> bool:
         """No singular value is near the floor."""
         return all(np.linalg.svd(T, compute_uv=False)[-1] > _FAR_OFF * FLOOR for T in self.templates(theta))
@@ -143,7 +147,7 @@ class Blocks:
         """
         moments = [derivatives.moments[term.group][term.columns, term.columns] for term in self.terms]
         levels = [derivatives.levels[term.group] for term in self.terms]
-        promise = sum(0.5 * l * float(((M - np.eye(len(M))) ** 2).sum()) for l, M in zip(levels, moments, strict=True))
+        promise = sum(0.5 * count * float(((M - np.eye(len(M))) ** 2).sum()) for count, M in zip(levels, moments, strict=True))
         roots = [_root((M + M.T) / 2.0) for M in moments]
         return self.theta([T @ root for T, root in zip(self.templates(theta), roots, strict=True)]), promise
 

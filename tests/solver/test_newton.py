@@ -338,6 +338,30 @@ def test_slopes_that_nearly_say_the_same(seed: int, part: float) -> None:
         assert fit.objective - 2.0 * np.log(part) == pytest.approx(apart.objective, abs=max(1e-8, 1e-13 / part**2), rel=0.0)
 
 
+@pytest.mark.parametrize("scale", [1e2, 1e3, 1e5, 1e7])
+def test_a_start_that_is_far_off_in_one_column(scale: float) -> None:
+    """Of variances of 1e12 units, beside others of one, the information is all rounding: EM's step brings them back."""
+    rng = np.random.default_rng(0)
+    g, x = rng.integers(0, 20, 500), rng.normal(size=500)
+    v = 0.3 * x + rng.normal(size=500)
+    y = rng.normal(size=500) + rng.normal(size=20)[g] + rng.normal(size=20)[g] * x
+    frame = pd.DataFrame({"y": y, "g": g, "x": x * scale, "v": v})
+    model = bigmm.reduce("y ~ 1 + (x + v | g)", frame, client=0).model()
+    fit, far = model.fit(), model.fit(start=model.theta0)
+    assert fit.converged
+    assert far.converged
+    assert far.nevals <= 25
+    assert far.objective == pytest.approx(fit.objective, abs=1e-7, rel=0.0)
+
+
+def test_rounding_that_hides_the_minimum_is_warned_of() -> None:
+    rng = np.random.default_rng(0)
+    g, x = rng.integers(0, 20, 600), rng.normal(size=600).round(1)
+    frame = pd.DataFrame({"y": 1e3 * rng.normal(size=20)[g] * x + rng.normal(size=600), "g": g, "far": x + 3000.0})
+    with pytest.warns(bigmm.PrecisionWarning, match="rounding hides about .* of the objective: .* subtract a number"):
+        bigmm.lmer("y ~ far + (far | g)", frame, client=0)
+
+
 def almost_noiseless(scale: float) -> LinearMixedModel:
     """Three effects of rank 2, of `scale` residual standard deviations."""
     rng = np.random.default_rng(3)

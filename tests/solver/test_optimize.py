@@ -14,6 +14,7 @@ import bigmm
 from bigmm.errors import ModelError
 from bigmm.solver.cholmod import NotPositiveDefiniteError
 from bigmm.solver.optimize import Optimizer, minimize
+from bigmm.solver.pls import PenalizedLeastSquares
 
 #: The search stops where the objective is flat to 4e-14 of itself: theta is known to the square root of that, about.
 THETA_ATOL = 1e-5
@@ -223,6 +224,25 @@ class TestModels:
     def test_all_methods_agree(self, method: str) -> None:
         cp = bigmm.reduce("y ~ x + (x | g)", balanced(12, 6, 2.0).assign(y=lambda d: d["y"] + d["x"] * np.sin(d["g"])), client=0)
         assert cp.fit(optimizer=method).objective == pytest.approx(cp.fit().objective, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::bigmm.IdentificationWarning", "ignore::bigmm.PrecisionWarning")
+@pytest.mark.parametrize("method", ["newton", "bobyqa", "lbfgs", "slsqp", "mma"])
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_start_beyond_double_precision_is_an_answer_or_an_error_of_bigmm(method: str, leaves: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=400)
+    frame = pd.DataFrame(
+        {"g": rng.integers(0, 20, 400), "h": rng.integers(0, 9, 400), "x": 1e3 + x, "z": 1e-6 * x, "y": rng.normal(size=400)}
+    )
+    model = bigmm.reduce("y ~ 1 + (x + z | g) + (1 | h)", frame, client=0).model()
+    if not leaves:
+        model._pls = PenalizedLeastSquares(model.selected.blocks, model.selected.covariance, leaves=False)
+    for size in (1e8, 1e150):
+        try:
+            assert np.isfinite(model.fit(start=model.theta0 * size, optimizer=method).objective)
+        except bigmm.BigmmError as error:
+            assert "theta" in str(error) or "objective" in str(error)  # noqa: PT017
 
 
 @pytest.mark.parametrize("method", METHODS)
