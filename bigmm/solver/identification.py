@@ -205,8 +205,8 @@ def check_rounding(lost: float) -> None:
     """Warn when the search cannot have seen the objective well enough; `lost` is its rounding."""
     if lost > _LOST:
         _warn_precision(
-            f"rounding hides about {lost:.0e} of the objective: random effects are far larger than the residual, in columns that nearly depend "
-            "on one another; subtract a number near its mean from a numeric column"
+            f"rounding hides about {lost:.0e} of the objective: random effects are far larger than the residual, in columns that nearly "
+            "depend on one another; subtract a number near its mean from a numeric column"
         )
 
 
