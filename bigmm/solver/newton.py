@@ -38,7 +38,7 @@ _MEMORY, _CLOSE = 5, 0.1
 #: A correction is dropped when it leaves less than this part of the decrement, or makes it larger by more than that.
 _TRUSTED = 0.2
 #: The model has lost a direction when EM's step promises so many times what it does.
-_UNSOUND = 1e3
+_UNSOUND = 10.0
 #: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
@@ -160,6 +160,10 @@ class _Search:
         """Rounding of the objective."""
         return max(1e-14 * abs(point.objective), self.blocks.rounding(point.theta, point.derivatives.levels))
 
+    def slack(self, point: _Point) -> float:
+        """How much higher a last step may end, which the objective is too coarse to judge."""
+        return max(1e-13 * abs(point.objective), self.noise(point))
+
     def hidden(self, point: _Point) -> float:
         """What a step may promise that rounding hides."""
         return _CERTAIN + min(10.0 * self.noise(point), _HIDDEN)
@@ -174,7 +178,7 @@ class _Search:
         if decrement > _CERTAIN or not (np.abs(theta - point.theta) > _TINY * np.abs(point.theta)).any():
             return point, theta, decrement
         theta = polished(quadratic_model(point.derivatives, self.blocks), self.blocks, point.theta) if self.blocks.inside(theta) else theta
-        new = self.at(theta, point.objective + 10.0 * self.noise(point))
+        new = self.at(theta, point.objective + self.slack(point))
         if new is None:
             return point, theta, decrement
         if self.blocks.inside(new.theta):
@@ -187,7 +191,7 @@ class _Search:
         What is at the floor is put at zero, where a singular fit ends.
         """
         vanished = self.blocks.vanished(theta)
-        value, last, bound = self._without_derivatives(vanished), vanished, point.objective + 10.0 * self.noise(point)
+        value, last, bound = self._without_derivatives(vanished), vanished, point.objective + self.slack(point)
         if not value <= bound and (vanished != theta).any():
             value, last = self._without_derivatives(theta), theta
         better = value <= bound
@@ -234,7 +238,8 @@ class _Search:
     def _sound(self, point: _Point, model: Model, step: Array, decrement: float, certain: float) -> tuple[Model, Array, float, float]:
         """The step, or EM's where the model promises next to nothing of what EM does: rounding has taken a direction from it."""
         em, promise = self.blocks.em_step(point.theta, point.derivatives)
-        return (model, step, decrement, certain) if promise <= _UNSOUND * certain + _TOLERANCE else (model, em, promise, promise)
+        sound = promise <= _UNSOUND * certain + _TOLERANCE
+        return (model, step, decrement, max(certain, promise)) if sound else (model, em, promise, promise)
 
     def better(self, point: _Point, model: Model, damping: float, undamped: tuple[Array, float]) -> tuple[_Point, float] | None:
         """A point with a lower objective, and the damping of the next step: what failed is made shorter."""
