@@ -15,16 +15,19 @@ from bigmm.solver.templates import Blocks
 _NEAR = 3.0
 #: ... as far as this factor.
 _FAR = 1e6
-#: Rounding makes no direction's information smaller than this part of its own.
+#: Rounding makes no direction's information smaller than this part of its own, ...
 _SMALLEST = 1e-14
+#: ... nor than this part of what the random effects would tell if one level's data told nothing but them.
+_LEAST = 1e-12
 #: Changes of the slope do not correct the information when they disagree with it by more than this factor.
 _BENT = 20.0
 
 
-def quadratic_model(derivatives: Derivatives, blocks: Blocks) -> Model:
-    """The model of the derivatives at one theta, without a correction."""
+def quadratic_model(theta: Array, derivatives: Derivatives, blocks: Blocks) -> Model:
+    """The model of the derivatives at theta, without a correction."""
     g = blocks.slope(derivatives)
-    return Model(g, _information(derivatives, blocks), np.zeros((len(g), len(g))))
+    H = _information(derivatives, blocks) + _LEAST * metric(theta, derivatives, blocks)
+    return Model(g, H, np.zeros((len(g), len(g))))
 
 
 def _information(derivatives: Derivatives, blocks: Blocks) -> Array:
@@ -54,10 +57,13 @@ def _towards_expected(derivatives: Derivatives, term: TermCovariance) -> Array:
     return np.asarray((Y * factor) @ Y.T @ K)
 
 
-def metric(derivatives: Derivatives, blocks: Blocks) -> Array:
-    """The expected information of each term as if the design were balanced: what makes a step long, whatever the columns."""
-    at = [(term.group, (term.columns, term.columns)) for term in blocks.terms]
-    return blocks.metric([derivatives.K[g][columns] / np.sqrt(derivatives.levels[g]) for g, columns in at])
+def metric(theta: Array, derivatives: Derivatives, blocks: Blocks) -> Array:
+    """The expected information of each term as if the design were balanced and nothing else were estimated: l tr(S K S K), K = (Sigma + 1)^-1.
+
+    It is what makes a step long, whatever the columns.
+    """
+    K = [np.linalg.inv(T @ T.T + np.eye(len(T))) for T in blocks.templates(theta)]
+    return blocks.metric([np.sqrt(derivatives.levels[term.group]) * M for term, M in zip(blocks.terms, K, strict=True)])
 
 
 def updated(H: Array, changes: list[tuple[Array, Array]]) -> Array:
