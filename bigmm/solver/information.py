@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.linalg
 
@@ -26,19 +28,22 @@ _BENT = 20.0
 def quadratic_model(theta: Array, derivatives: Derivatives, blocks: Blocks) -> Model:
     """The model of the derivatives at theta, without a correction."""
     g = blocks.slope(derivatives)
-    H = _information(derivatives, blocks) + _LEAST * metric(theta, derivatives, blocks)
+    least = _LEAST * metric(theta, derivatives, blocks)
+    H = _bounded(_information(derivatives, blocks, np.diag(least)), theta, derivatives, blocks) + least
     return Model(g, H, np.zeros((len(g), len(g))))
 
 
-def _information(derivatives: Derivatives, blocks: Blocks) -> Array:
+def _information(derivatives: Derivatives, blocks: Blocks, least: Array) -> Array:
     """The average information; as the expected one would be in directions in which it is far from it.
+
+    Diagonal entries below the `least` are rounding.
 
     In a balanced one-factor design the average information of a term is tr(dSigma K dSigma Q) / l, the expected one
     tr(dSigma K dSigma K) / l, whose steps end at the optimum from anywhere. With Q y = mu K y the change of variables
     dSigma -> R dSigma R', R = sum of mu^-1/4 y y'K, turns the one into the other.
     """
     H = derivatives.information
-    size = np.sqrt(np.maximum(np.diag(H), 1e-300))
+    size = np.sqrt(np.maximum(np.diag(H), least))
     values, vectors = np.linalg.eigh(H / np.outer(size, size))
     root = size[:, None] * vectors * np.sqrt(np.maximum(values, _SMALLEST))
     C = blocks.congruence([_towards_expected(derivatives, term) for term in blocks.terms])
@@ -57,13 +62,29 @@ def _towards_expected(derivatives: Derivatives, term: TermCovariance) -> Array:
     return np.asarray((Y * factor) @ Y.T @ K)
 
 
-def metric(theta: Array, derivatives: Derivatives, blocks: Blocks) -> Array:
-    """The expected information of each term as if the design were balanced and nothing else were estimated: l tr(S K S K), K = (Sigma + 1)^-1.
+def _bounded(H: Array, theta: Array, derivatives: Derivatives, blocks: Blocks) -> Array:
+    """The information, in no direction above that of known random effects: l tr(S S) in relative changes T S T' of Sigma."""
+    templates = blocks.templates(theta)
+    C, inverse = blocks.congruence(templates), blocks.congruence([np.asarray(np.linalg.inv(T), dtype=np.float64) for T in templates])
+    counts = [derivatives.levels[term.group] for term in blocks.terms]
+    size = np.sqrt(
+        np.diag(blocks.metric([np.asarray(math.sqrt(count) * np.eye(term.size)) for count, term in zip(counts, blocks.terms, strict=True)]))
+    )
+    values, vectors = np.linalg.eigh(C.T @ H @ C / np.outer(size, size))
+    if values[-1] <= 1.0:
+        return H
+    root = inverse.T @ (size[:, None] * vectors * np.sqrt(np.clip(values, 0.0, 1.0)))
+    return np.asarray(root @ root.T)
 
-    It is what makes a step long, whatever the columns.
+
+def metric(theta: Array, derivatives: Derivatives, blocks: Blocks) -> Array:
+    """The expected information of each term as if the design were balanced and nothing else were estimated.
+
+    That is l tr(S K S K) with K = (Sigma + 1)^-1: it makes a step long, whatever the columns.
     """
-    K = [np.linalg.inv(T @ T.T + np.eye(len(T))) for T in blocks.templates(theta)]
-    return blocks.metric([np.sqrt(derivatives.levels[term.group]) * M for term, M in zip(blocks.terms, K, strict=True)])
+    counts = [derivatives.levels[term.group] for term in blocks.terms]
+    inverse = [np.linalg.inv(T @ T.T + np.eye(len(T))) for T in blocks.templates(theta)]
+    return blocks.metric([np.asarray(math.sqrt(count) * M) for count, M in zip(counts, inverse, strict=True)])
 
 
 def updated(H: Array, changes: list[tuple[Array, Array]]) -> Array:

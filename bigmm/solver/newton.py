@@ -119,7 +119,7 @@ def newton(
     point = search.at(search.blocks.within_reach(start))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    model, damping, stalled, before = quadratic_model(point.theta, point.derivatives, search.blocks), 0.0, 0, 0.0
+    model, damping, stalled, before = search.model(point), 0.0, 0, 0.0
     while True:
         model, step, decrement, certain = search.undamped(point, model)
         enough = max(_TOLERANCE, tolerance * abs(point.objective))
@@ -177,13 +177,13 @@ class _Search:
         """One more point with derivatives, unless the step is tiny: it gives digits of theta that the objective's rounding hides."""
         if decrement > _CERTAIN or not (np.abs(theta - point.theta) > _TINY * np.abs(point.theta)).any():
             return point, theta, decrement
-        theta = polished(quadratic_model(point.theta, point.derivatives, self.blocks), self.blocks, point.theta) if self.blocks.inside(theta) else theta
+        theta = polished(self.model(point), self.blocks, point.theta) if self.blocks.inside(theta) else theta
         new = self.at(theta, point.objective + self.slack(point))
         if new is None:
             return point, theta, decrement
         if self.blocks.inside(new.theta):
-            return new, polished(quadratic_model(new.theta, new.derivatives, self.blocks), self.blocks, new.theta), decrement
-        return new, self.propose(new, quadratic_model(new.theta, new.derivatives, self.blocks), 0.0)[0], decrement
+            return new, polished(self.model(new), self.blocks, new.theta), decrement
+        return new, self.propose(new, self.model(new), 0.0)[0], decrement
 
     def last_step(self, point: _Point, theta: Array, decrement: float) -> Minimum:
         """The step that gains next to nothing is taken all the same, without derivatives: it doubles the digits of theta.
@@ -211,6 +211,10 @@ class _Search:
         derivatives = derive()
         return _Point(theta, value, derivatives) if np.isfinite(derivatives.gradient).all() else None
 
+    def model(self, point: _Point) -> Model:
+        """The quadratic model there, without a correction."""
+        return quadratic_model(point.theta, point.derivatives, self.blocks)
+
     def _without_derivatives(self, theta: Array) -> float:
         if self.left <= 0:
             return np.nan
@@ -228,7 +232,7 @@ class _Search:
         step, decrement = self.propose(point, model, 0.0)
         if not (model.corrected or model.secant):
             return self._sound(point, model, step, decrement, decrement)
-        plain = quadratic_model(point.theta, point.derivatives, self.blocks)
+        plain = self.model(point)
         other, certain = self.propose(point, plain, 0.0)
         if model.secant or _TRUSTED * certain < decrement < certain / _TRUSTED:
             return self._sound(point, model, step, decrement, max(decrement, certain))
@@ -268,13 +272,13 @@ class _Search:
             return (self._corrected_in_T if in_T else self._corrected_in_sigma)(old, new)
 
     def _corrected_in_T(self, old: _Point, new: _Point) -> Model:
-        blocks, model = self.blocks, quadratic_model(new.theta, new.derivatives, self.blocks)
+        blocks, model = self.blocks, self.model(new)
         change = blocks.gradient(new.theta, new.derivatives) - blocks.gradient(old.theta, old.derivatives)
         self.changes.append((blocks.in_units(new.theta) - blocks.in_units(old.theta), change))
         plain = curvature_in_T(model, self.blocks, new.theta)
         return Model(model.g, model.H, updated(plain, self.changes[-_MEMORY:]) - plain)
 
     def _corrected_in_sigma(self, old: _Point, new: _Point) -> Model:
-        model, moved = quadratic_model(new.theta, new.derivatives, self.blocks), self.blocks.entries(new.theta) - self.blocks.entries(old.theta)
+        model, moved = self.model(new), self.blocks.entries(new.theta) - self.blocks.entries(old.theta)
         self.changes.append((moved, model.g - self.blocks.slope(old.derivatives)))
         return Model(model.g, updated(model.H, self.changes[-_MEMORY:]), model.A, secant=True)

@@ -147,7 +147,8 @@ class Blocks:
         """
         moments = [derivatives.moments[term.group][term.columns, term.columns] for term in self.terms]
         levels = [derivatives.levels[term.group] for term in self.terms]
-        promise = sum(0.5 * count * float(((M - np.eye(len(M))) ** 2).sum()) for count, M in zip(levels, moments, strict=True))
+        values = [np.maximum(np.linalg.eigvalsh((M + M.T) / 2.0), np.finfo(np.float64).tiny) for M in moments]
+        promise = sum(count * float((of - 1.0 - np.log(of)).sum()) for count, of in zip(levels, values, strict=True))
         roots = [_root((M + M.T) / 2.0) for M in moments]
         return self.theta([T @ root for T, root in zip(self.templates(theta), roots, strict=True)]), promise
 

@@ -412,6 +412,23 @@ def test_zeros_are_exact(seed: int) -> None:
         assert model.objective(inside) > fit.objective
 
 
+@pytest.mark.parametrize("weights", [None, "w"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_variance_that_the_fixed_effects_take_up_changes_nothing(seed: int, weights: str | None) -> None:
+    """REML's objective does not depend on it: where rounding alone has a say, the search neither wanders off nor goes on."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"g": rng.integers(0, 12, 300), "h": rng.choice(list("abcd"), 300), "w": rng.uniform(0.5, 2.0, 300)})
+    frame["x"] = rng.normal(size=300)
+    frame["y"] = frame["x"] + rng.normal(size=12)[frame["g"]] + rng.normal(size=300)
+    cp = bigmm.reduce("y ~ x * h + (x | g) + (1 | h)", frame, weights=weights, client=0)
+    fit, expected = cp.fit(), cp.fit("y ~ x * h + (x | g)")
+    assert fit.converged
+    assert fit.nevals <= 25
+    assert fit.objective == pytest.approx(expected.objective, abs=1e-8, rel=0.0)
+    np.testing.assert_allclose(fit.theta[:3], expected.theta, atol=1e-5)
+    assert fit.theta[3] < 1e3
+
+
 @pytest.mark.parametrize("seed", [1, 4])
 def test_a_short_search_does_not_believe_a_far_step(seed: int) -> None:
     """The first step goes far, and the curvature that it shows is ten times that of the end: what is left to gain was taken for 1e-6."""

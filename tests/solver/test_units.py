@@ -8,15 +8,20 @@ import pytest
 
 import bigmm
 from bigmm.solver.model import LinearMixedModel
+from bigmm.solver.templates import Blocks
 from bigmm.solver.units import FLOOR, floors, own_sizes, row_sizes
 
 
-def model_of(mean: float = 2.0, formula: str = "y ~ x + (1 + x | g) + (0 + z | g) + (1 + z | h)") -> LinearMixedModel:
+def frame_of(mean: float) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"g": rng.integers(0, 30, 600), "h": rng.integers(0, 9, 600), "z": rng.normal(size=600)})
     frame["x"] = rng.normal(size=600) + mean
     frame["y"] = rng.normal(size=30)[frame["g"]] * (1.0 + frame["x"]) + rng.normal(size=600)
-    return bigmm.reduce(formula, frame, client=0).model()
+    return frame
+
+
+def model_of(mean: float = 2.0, formula: str = "y ~ x + (1 + x | g) + (0 + z | g) + (1 + z | h)") -> LinearMixedModel:
+    return bigmm.reduce(formula, frame_of(mean), client=0).model()
 
 
 @pytest.mark.parametrize("mean", [0.0, 2.0, 1000.0])
@@ -70,3 +75,21 @@ def entries_after(model: LinearMixedModel, W: list[np.ndarray], direction: np.nd
     covariance = model.selected.covariance
     S = [M + np.tril(M, -1).T for M in covariance.templates(direction)]
     return covariance.gather([Wg @ M @ Wg.T for Wg, M in zip(W, S, strict=True)])
+
+
+@pytest.mark.parametrize("reml", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_em_step_keeps_what_it_promises(seed: int, reml: bool) -> None:
+    """Near the minimum and far from it; at the minimum it promises nothing."""
+    rng = np.random.default_rng(seed)
+    model = bigmm.reduce("y ~ x + (1 + x | g) + (0 + z | g) + (1 + z | h)", frame_of(2.0), client=0).model(reml=reml)
+    blocks = Blocks(model.selected.covariance, model.units)
+    theta = model.theta0 * np.exp(2.0 * rng.normal(size=len(model.lower))) + np.where(
+        model.lower == 0.0, 0.01, rng.normal(size=len(model.lower))
+    )
+    objective, evaluation = model.evaluate(theta)
+    step, promise = blocks.em_step(theta, model.differentiate(evaluation, model.units))
+    assert promise > 0.0
+    assert model.objective(step) <= objective - promise + 1e-9
+    best = blocks.within_reach(model.fit().theta)
+    assert blocks.em_step(best, model.differentiate(model.evaluate(best)[1], model.units))[1] < 1e-8
