@@ -32,6 +32,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from bigmm.columns import Array
+from bigmm.solver.few_levels import few_levels, traces_of_pairs
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, residual_of
 from bigmm.solver.units import Units
 
@@ -53,6 +54,8 @@ class Derivatives:
     information : (theta, theta)
         Average information in the entries of Sigma that stand where theta's do in T (an entry below the diagonal with
         its mirror): close to the Hessian in them near the optimum, and positive semidefinite everywhere.
+    gap : (theta, theta)
+        What the Hessian in these entries has beside the average information, among grouping factors of few levels; zero elsewhere.
     levels : tuple of int
         Of each grouping factor.
     """
@@ -62,6 +65,7 @@ class Derivatives:
     Q: tuple[Array, ...]
     moments: tuple[Array, ...]
     information: Array
+    gap: Array
     levels: tuple[int, ...]
 
 
@@ -95,7 +99,9 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
     templates = [np.asarray(solve_triangular(*pair, lower=True, check_finite=False)) for pair in zip(W, pls.templates, strict=True)]
     residual = residual_of(evaluation)
     coefficients = np.hstack([np.vstack([np.linalg.inv(evaluation.RX), np.zeros(pls.blocks.p)]), residual]) if reml else residual
+    few = few_levels(pls)
     with pls.looping():
+        pairs = traces_of_pairs(pls, templates, coefficients[:, :-1], few)
         sums = _sums(pls, templates, coefficients)
         _add_inverse(pls, sums)
     K: list[Array] = []
@@ -108,9 +114,12 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
         moments.append((E + nu / evaluation.pwrss * U) / group.q)
     in_units = [2.0 * (k - q) @ T for k, q, T in zip(K, Q, templates, strict=True)]
     gradients = [np.asarray(solve_triangular(*pair, trans=1, lower=True, check_finite=False)) for pair in zip(W, in_units, strict=True)]
-    information = _average_information(sums, evaluation, nu)
+    FPF, e = _projected(sums, evaluation)
+    information = nu / evaluation.pwrss * (FPF - np.outer(e, e) / evaluation.pwrss)
+    known = np.array([g in few for g, _, _ in pls.covariance.entries])
+    gap = np.where(np.outer(known, known), nu / evaluation.pwrss * FPF - pairs, 0.0)
     levels = tuple(group.q for group in pls.blocks.groups)
-    return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), tuple(moments), information, levels)
+    return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), tuple(moments), information, gap, levels)
 
 
 def _sums(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Array) -> _Sums:
@@ -164,12 +173,11 @@ def _add_inverse(pls: PenalizedLeastSquares, sums: _Sums) -> None:
         sums.E[leading] = sums.E[leading] + pls.leaf_traces()
 
 
-def _average_information(sums: _Sums, evaluation: Evaluation, nu: int) -> Array:
-    """H_ij = (f_i'P f_j) nu / pwrss - (f_i'e)(f_j'e) nu / pwrss^2; the columns f_i are treated as further columns of X."""
+def _projected(sums: _Sums, evaluation: Evaluation) -> tuple[Array, Array]:
+    """f_i'P f_j and f_i'e; the columns f_i are treated as further columns of X."""
     scaled = np.linalg.solve(evaluation.R.T, sums.WVF)  # R'^-1 [X y]'V^-1 F: its rows are R_X'^-1 X'V^-1 F and e'F / |e|
-    X_part, e_part = scaled[:-1], scaled[-1] * np.sqrt(evaluation.pwrss)
-    FPF = sums.FVF - X_part.T @ X_part
-    return np.asarray(nu / evaluation.pwrss * (FPF - np.outer(e_part, e_part) / evaluation.pwrss))
+    X_part = scaled[:-1]
+    return sums.FVF - X_part.T @ X_part, scaled[-1] * np.sqrt(evaluation.pwrss)
 
 
 def _inverse(T: Array) -> Array:

@@ -25,33 +25,36 @@ _LEAST = 1e-12
 _BENT = 20.0
 
 
-def quadratic_model(theta: Array, derivatives: Derivatives, blocks: Blocks) -> Model:
-    """The model of the derivatives at theta, without a correction."""
+def quadratic_model(theta: Array, derivatives: Derivatives, blocks: Blocks, *, near: bool) -> Model:
+    """The model of the derivatives at theta, without a correction.
+
+    `near` a minimum it has the exact second derivative where that is known, made convex.
+    """
     g = blocks.slope(derivatives)
-    least = _LEAST * metric(theta, derivatives, blocks)
-    H = _bounded(_information(derivatives, blocks, np.diag(least)), theta, derivatives, blocks) + least
-    return Model(g, H, np.zeros((len(g), len(g))))
+    sizes = metric(theta, derivatives, blocks)
+    if near:
+        root = _root(derivatives.information + derivatives.gap, np.diag(sizes))
+    else:
+        H = derivatives.information
+        towards = blocks.congruence([_towards_expected(derivatives, term) for term in blocks.terms])
+        root = towards.T @ _root(H, np.maximum(np.diag(H), _LEAST * np.diag(sizes)))
+    return Model(g, _bounded(root @ root.T, theta, derivatives, blocks) + _LEAST * sizes, np.zeros((len(g), len(g))))
 
 
-def _information(derivatives: Derivatives, blocks: Blocks, least: Array) -> Array:
-    """The average information; as the expected one would be in directions in which it is far from it.
+def _root(H: Array, squares: Array) -> Array:
+    """R with R R' = H, but for its negative part, as it is when entries are measured by the roots of `squares`."""
+    size = np.sqrt(squares)
+    values, vectors = np.linalg.eigh(H / np.outer(size, size))
+    return np.asarray(size[:, None] * vectors * np.sqrt(np.maximum(values, _SMALLEST)))
 
-    Diagonal entries below the `least` are rounding.
+
+def _towards_expected(derivatives: Derivatives, term: TermCovariance) -> Array:
+    """The average information of one term made what the expected one would be, in directions in which it is far from it.
 
     In a balanced one-factor design the average information of a term is tr(dSigma K dSigma Q) / l, the expected one
     tr(dSigma K dSigma K) / l, whose steps end at the optimum from anywhere. With Q y = mu K y the change of variables
     dSigma -> R dSigma R', R = sum of mu^-1/4 y y'K, turns the one into the other.
     """
-    H = derivatives.information
-    size = np.sqrt(np.maximum(np.diag(H), least))
-    values, vectors = np.linalg.eigh(H / np.outer(size, size))
-    root = size[:, None] * vectors * np.sqrt(np.maximum(values, _SMALLEST))
-    C = blocks.congruence([_towards_expected(derivatives, term) for term in blocks.terms])
-    return np.asarray(C.T @ root @ (C.T @ root).T)
-
-
-def _towards_expected(derivatives: Derivatives, term: TermCovariance) -> Array:
-    """R of one term."""
     at = (term.columns, term.columns)
     K, Q = ((M[term.group][at] + M[term.group][at].T) / 2 for M in (derivatives.K, derivatives.Q))
     try:

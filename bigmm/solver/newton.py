@@ -35,6 +35,8 @@ _DAMPING, _MORE = 1.0, 4.0
 _MOST, _MOST_CERTAIN, _LEAST_DAMPING = 1e9, 100.0, 0.05
 #: So many changes of the slope correct the information once a step can lower the objective by no more than this; before, one.
 _MEMORY, _CLOSE = 5, 0.1
+#: Where a step can lower the objective by no more than this its second derivative, as far as it is known, is better than an average.
+_NEAR = 1.0
 #: A correction is dropped when it leaves less than this part of the decrement, or makes it larger by more than that.
 _TRUSTED = 0.2
 #: The model has lost a direction when EM's step promises so many times what it does.
@@ -147,7 +149,7 @@ class _Search:
     def __init__(self, evaluate: Evaluate, covariance: RelativeCovariance, units: Units, maxeval: int) -> None:
         self.evaluate, self.left = evaluate, maxeval
         self.changes: list[tuple[Array, Array]] = []
-        self.in_T = False
+        self.in_T = self.near = False
         self.blocks = Blocks(covariance, units)
         self.one_thread = blas_limit(1)  # BLAS threads that wait for small matrices are in the way of the loops of an evaluation
 
@@ -213,7 +215,7 @@ class _Search:
 
     def model(self, point: _Point) -> Model:
         """The quadratic model there, without a correction."""
-        return quadratic_model(point.theta, point.derivatives, self.blocks)
+        return quadratic_model(point.theta, point.derivatives, self.blocks, near=self.near and bool(point.derivatives.gap.any()))
 
     def _without_derivatives(self, theta: Array) -> float:
         if self.left <= 0:
@@ -263,6 +265,7 @@ class _Search:
         Near the end they are changes in T, of which the objective is more nearly a quadratic function than of Sigma; but not
         where Sigma is almost singular, and T may jump among matrices of almost the same T T'.
         """
+        self.near = decrement <= _NEAR
         ranks = self.blocks.ranks(old.theta)
         in_T = decrement <= _CLOSE and ranks is not None and ranks == self.blocks.ranks(new.theta)
         if decrement > _CLOSE or in_T != self.in_T:

@@ -10,6 +10,7 @@ import bigmm
 from bigmm.solver.dense_root import DenseRoot
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.pls import PenalizedLeastSquares
+from bigmm.solver.templates import Blocks
 from tests.reference.cases import CASES, Case
 
 #: Central differences with this step: their own error is about 1e-10 of the second derivative times the objective's rounding.
@@ -152,3 +153,47 @@ def test_slopes_next_to_singular(small: float, reml: bool) -> None:
     expected = (at(step) - at(-step)) / (2.0 * step)
     found = direction @ (derivatives.K[0] - derivatives.Q[0]) @ direction
     assert found == pytest.approx(expected, rel=1e-3 if small == 1e-2 else 3e-2)  # the differences' own rounding
+
+
+def hessian_by_differences(model: LinearMixedModel, theta: np.ndarray) -> np.ndarray:
+    """Second derivatives in the entries of all Sigma, in units."""
+    blocks = Blocks(model.selected.covariance, model.units)
+
+    def slope(entries: np.ndarray) -> np.ndarray:
+        lower = [np.linalg.cholesky(M + M.T - np.diag(np.diag(M))) for M in blocks.lower.matrices(entries)]
+        there = blocks.plain_theta(lower)
+        return blocks.slope(model.differentiate(model.evaluate(there)[1], model.units))
+
+    at = blocks.entries(theta)
+    return np.array([(slope(at + STEP * e) - slope(at - STEP * e)) / (2 * STEP) for e in np.eye(len(at))])
+
+
+@pytest.mark.parametrize("reml", [False, True])
+@pytest.mark.parametrize("how", [{}, {"leaves": False}, {"ordering": "amd"}], ids=str)
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "y ~ x + (x | g)",
+        "y ~ x + (x | g) + (x | h)",
+        "y ~ x + (1 | g) + (0 + x | g) + (1 | h) + (1 + z | i)",
+        "y ~ x + (x || g) + (1 | j)",
+    ],
+)
+def test_the_exact_second_derivative_among_few_levels(formula: str, how: dict[str, object], reml: bool) -> None:
+    """Factors of few levels that are leaves, that are in the root, and beside one of many; of which nothing is said."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({name: rng.integers(0, levels, 500) for name, levels in {"g": 7, "h": 5, "i": 11, "j": 90}.items()})
+    frame["x"], frame["z"] = rng.normal(1.0, 1.0, 500), rng.normal(size=500)
+    frame["y"] = rng.normal(size=7)[frame["g"]] + rng.normal(size=5)[frame["h"]] * frame["x"] + rng.normal(size=500)
+    model = bigmm.reduce(formula, frame, client=0).model(reml=reml)
+    if how:
+        model._pls = PenalizedLeastSquares(model.selected.blocks, model.selected.covariance, **how)  # type: ignore[arg-type]
+    theta = somewhere(model)
+    found = model.differentiate(model.evaluate(theta)[1], model.units)
+    names = [group.name for group in model.selected.blocks.groups]
+    few = np.array([names[g] != "j" for g, _, _ in model.selected.covariance.entries])
+    both = np.outer(few, few)
+    expected = hessian_by_differences(model, theta)
+    np.testing.assert_allclose((found.information + found.gap)[both], expected[both], rtol=1e-6, atol=1e-6 * np.abs(expected[both]).max())
+    assert np.abs(found.gap[both]).max() > 0.01 * np.abs(expected[both]).max()
+    assert not found.gap[~both].any()
