@@ -211,7 +211,8 @@ class _Search:
         if derive is None or not np.isfinite(value) or value > below:
             return None
         derivatives = derive()
-        return _Point(theta, value, derivatives) if np.isfinite(derivatives.gradient).all() else None
+        parts = derivatives.gradient, derivatives.information, derivatives.gap
+        return _Point(theta, value, derivatives) if all(np.isfinite(part).all() for part in parts) else None
 
     def model(self, point: _Point) -> Model:
         """The quadratic model there, without a correction."""
