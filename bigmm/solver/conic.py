@@ -27,13 +27,15 @@ _LEAST = 0.1
 class Model:
     """g's + s'H s / 2 + t'A t / 2, in the changes s of the entries of Sigma and t of those of T.
 
-    `secant` says that H has learnt from changes of the slope in Sigma, so that what it promises may be wrong by much.
+    `secant` says that H has learnt from changes of the slope in Sigma, so that what it promises may be wrong by much; `known`
+    that A is what the exact second derivative has beside H.
     """
 
     g: Array
     H: Array
     A: Array
     secant: bool = False
+    known: bool = False
 
     @property
     def corrected(self) -> bool:

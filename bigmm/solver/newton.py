@@ -84,8 +84,11 @@ class Minimum:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Point:
+    """`given` are derivatives in units, `derivatives` those along the axes of the search."""
+
     theta: Array
     objective: float
+    given: Derivatives
     derivatives: Derivatives
 
 
@@ -139,8 +142,7 @@ def newton(
             return search.ended(point, certain, converged=False, reason=search.reason)
         new, damping = found
         stalled = stalled + 1 if new.objective > point.objective - search.noise(point) else 0
-        model = search.corrected(point, new, decrement)
-        point = new
+        model, point = search.corrected(point, new, decrement)
 
 
 class _Search:
@@ -199,7 +201,7 @@ class _Search:
         better = value <= bound
         certain = decrement <= self.hidden(point)
         reason = _FOUND if certain else "steps lower the objective no more"
-        end = _Point(last, value, point.derivatives) if better else point
+        end = replace(point, theta=last, objective=value) if better else point
         return self.ended(end, decrement, converged=certain, reason=reason)
 
     def at(self, theta: Array, below: float = np.inf) -> _Point | None:
@@ -211,8 +213,9 @@ class _Search:
         if derive is None or not np.isfinite(value) or value > below:
             return None
         derivatives = derive()
-        parts = derivatives.gradient, derivatives.information, derivatives.gap
-        return _Point(theta, value, derivatives) if all(np.isfinite(part).all() for part in parts) else None
+        if not all(np.isfinite(part).all() for part in (derivatives.gradient, derivatives.information, derivatives.gap)):
+            return None
+        return _Point(theta, value, derivatives, self.blocks.expressed(theta, derivatives))
 
     def model(self, point: _Point) -> Model:
         """The quadratic model there, without a correction."""
@@ -237,7 +240,7 @@ class _Search:
             return self._sound(point, model, step, decrement, decrement)
         plain = self.model(point)
         other, certain = self.propose(point, plain, 0.0)
-        if model.secant or _TRUSTED * certain < decrement < certain / _TRUSTED:
+        if model.secant or model.known or _TRUSTED * certain < decrement < certain / _TRUSTED:
             return self._sound(point, model, step, decrement, max(decrement, certain))
         self.changes.clear()
         return self._sound(point, plain, other, certain, certain)
@@ -260,27 +263,39 @@ class _Search:
             damping = max(_DAMPING, damping * _MORE)
         return None
 
-    def corrected(self, old: _Point, new: _Point, decrement: float) -> Model:
-        """The model with BFGS updates: it agrees with the last change of the slope, near the end with some before.
+    def corrected(self, old: _Point, new: _Point, decrement: float) -> tuple[Model, _Point]:
+        """The model at the new point, with BFGS updates: it agrees with the last change of the slope, near the end with some before.
 
         Near the end they are changes in T, of which the objective is more nearly a quadratic function than of Sigma; but not
         where Sigma is almost singular, and T may jump among matrices of almost the same T T'.
         """
         self.near = decrement <= _NEAR
+        if decrement <= _CLOSE and not (self.in_T and self.blocks.ranks(new.theta) is not None):
+            old, new = self._turned(old, new)
         ranks = self.blocks.ranks(old.theta)
         in_T = decrement <= _CLOSE and ranks is not None and ranks == self.blocks.ranks(new.theta)
         if decrement > _CLOSE or in_T != self.in_T:
             self.changes.clear()
         self.in_T = in_T
         with self.one_thread():
-            return (self._corrected_in_T if in_T else self._corrected_in_sigma)(old, new)
+            return (self._corrected_in_T if in_T else self._corrected_in_sigma)(old, new), new
+
+    def _turned(self, old: _Point, new: _Point) -> tuple[_Point, _Point]:
+        """Both points along the principal axes of the new one: there the first columns of T hold the rank, and turn slowly."""
+        self.blocks = self.blocks.along_principal_axes(new.theta)
+        self.changes.clear()
+        old, new = (replace(point, derivatives=self.blocks.expressed(point.theta, point.given)) for point in (old, new))
+        return old, new
 
     def _corrected_in_T(self, old: _Point, new: _Point) -> Model:
         blocks, model = self.blocks, self.model(new)
         change = blocks.gradient(new.theta, new.derivatives) - blocks.gradient(old.theta, old.derivatives)
         self.changes.append((blocks.in_units(new.theta) - blocks.in_units(old.theta), change))
-        plain = curvature_in_T(model, self.blocks, new.theta)
-        return Model(model.g, model.H, updated(plain, self.changes[-_MEMORY:]) - plain)
+        plain = curvature_in_T(model, blocks, new.theta)
+        known = self.near and bool(new.derivatives.gap.any())
+        exact = replace(model, H=new.derivatives.information + new.derivatives.gap)
+        best = curvature_in_T(exact, blocks, new.theta) if known else plain
+        return Model(model.g, model.H, updated(best, self.changes[-_MEMORY:]) - plain, known=known)
 
     def _corrected_in_sigma(self, old: _Point, new: _Point) -> Model:
         model, moved = self.model(new), self.blocks.entries(new.theta) - self.blocks.entries(old.theta)

@@ -5,6 +5,8 @@ Singular values of T are kept at a floor, where derivatives exist; at the end wh
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
@@ -71,25 +73,52 @@ class Blocks:
     covariance : RelativeCovariance
     units : list of (k, k)
         W of each term.
+    axes : list of (k, k), optional
+        Orthogonal columns for each term, in units, along which T is a lower triangle; unless given, the units' own.
     """
 
-    def __init__(self, covariance: RelativeCovariance, units: Units) -> None:
-        self.terms = covariance.terms
+    def __init__(self, covariance: RelativeCovariance, units: Units, axes: list[Array] | None = None) -> None:
+        self.covariance, self.terms = covariance, covariance.terms
         self.lower = Pattern([term.size for term in self.terms], square=False)
         self.square = Pattern([term.size for term in self.terms], square=True)
         self.rows, self.columns = self.lower.rows, self.lower.columns
-        self.units = units
+        self.units, self.axes = units, axes
+
+    def along_principal_axes(self, theta: Array) -> Blocks:
+        """The same along the principal axes that each Sigma has at theta, the longest first."""
+        return Blocks(self.covariance, self.units, [np.linalg.svd(T)[0] for T in self._in_plain_units(theta)])
+
+    def _in_plain_units(self, theta: Array) -> list[Array]:
+        return [np.asarray(solve_triangular(*pair, lower=True)) for pair in zip(self.units, self.lower.matrices(theta), strict=True)]
 
     def templates(self, theta: Array) -> list[Array]:
-        """T of every term, in units."""
-        return [np.asarray(solve_triangular(*pair, lower=True)) for pair in zip(self.units, self.lower.matrices(theta), strict=True)]
+        """T of every term, in units and along the axes."""
+        templates = self._in_plain_units(theta)
+        return templates if self.axes is None else [_lower(R.T @ T) for R, T in zip(self.axes, templates, strict=True)]
+
+    def expressed(self, theta: Array, derivatives: Derivatives) -> Derivatives:
+        """Derivatives in units, along the axes: Sigma is R Sigma R' of those along them, and u turns as T does."""
+        if self.axes is None:
+            return derivatives
+        K, Q, moments = ([M.copy() for M in of] for of in (derivatives.K, derivatives.Q, derivatives.moments))
+        for term, R, T, along in zip(self.terms, self.axes, self._in_plain_units(theta), self.templates(theta), strict=True):
+            g, at = term.group, (term.columns, term.columns)
+            turn = np.linalg.solve(T, R @ along)
+            K[g][at], Q[g][at], moments[g][at] = R.T @ K[g][at] @ R, R.T @ Q[g][at] @ R, turn.T @ moments[g][at] @ turn
+        C = self.congruence(self.axes)
+        information, gap = (np.asarray(C.T @ M @ C) for M in (derivatives.information, derivatives.gap))
+        return replace(derivatives, K=tuple(K), Q=tuple(Q), moments=tuple(moments), information=information, gap=gap)
 
     def in_units(self, theta: Array) -> Array:
         """Entries of the lower triangle of T of every term, in units."""
         return self.lower.gather(self.templates(theta))
 
     def plain_theta(self, templates: list[Array]) -> Array:
-        """Theta of lower triangular T in units."""
+        """Theta of lower triangular T in units and along the axes."""
+        turned = templates if self.axes is None else [_lower(R @ T) for R, T in zip(self.axes, templates, strict=True)]
+        return self._of_plain_units(turned)
+
+    def _of_plain_units(self, templates: list[Array]) -> Array:
         return self.lower.gather([W @ T for W, T in zip(self.units, templates, strict=True)])
 
     def theta(self, templates: list[Array]) -> Array:
@@ -98,11 +127,13 @@ class Blocks:
 
     def within_reach(self, theta: Array) -> Array:
         """Theta of covariances that are no smaller than the floor, and no larger than what double precision can tell from infinity."""
-        return self.plain_theta([raised(T, FLOOR, _MOST / _inflation(W)) for T, W in zip(self.templates(theta), self.units, strict=True)])
+        return self._of_plain_units(
+            [raised(T, FLOOR, _MOST / _inflation(W)) for T, W in zip(self._in_plain_units(theta), self.units, strict=True)]
+        )
 
     def vanished(self, theta: Array) -> Array:
         """Theta with what is at the floor put at zero."""
-        return self.plain_theta([_echelon(T) for T in self.templates(theta)])
+        return self._of_plain_units([_echelon(T) for T in self._in_plain_units(theta)])
 
     def rounding(self, theta: Array, levels: tuple[int, ...]) -> float:
         """Rounding of the objective at theta, beside that of its own size."""

@@ -93,3 +93,46 @@ def test_the_em_step_keeps_what_it_promises(seed: int, reml: bool) -> None:
     assert model.objective(step) <= objective - promise + 1e-9
     best = blocks.within_reach(model.fit().theta)
     assert blocks.em_step(best, model.differentiate(model.evaluate(best)[1], model.units))[1] < 1e-8
+
+
+@pytest.mark.parametrize("reml", [False, True])
+def test_derivatives_along_other_axes(reml: bool) -> None:
+    """Theta comes back from them, EM's step does not see them, and slopes in T are those of the objective there."""
+    model = bigmm.reduce("y ~ x + (1 + x | g) + (0 + z | g) + (1 + z | h)", frame_of(2.0), client=0).model(reml=reml)
+    rng = np.random.default_rng(1)
+    theta = model.theta0 * rng.uniform(0.3, 1.2, len(model.lower)) + rng.uniform(0.0, 0.2, len(model.lower))
+    plain = Blocks(model.selected.covariance, model.units)
+    turned = plain.along_principal_axes(theta)
+    assert turned.axes is not None
+    for R, T, along in zip(turned.axes, plain.templates(theta), turned.templates(theta), strict=True):
+        np.testing.assert_allclose(R @ along @ along.T @ R.T, T @ T.T, rtol=1e-12)
+        np.testing.assert_allclose(along @ along.T, np.diag(np.diag(along @ along.T)), atol=1e-12)
+    np.testing.assert_allclose(turned.plain_theta(turned.templates(theta)), theta, rtol=1e-12)
+    given = model.differentiate(model.evaluate(theta)[1], model.units)
+    found = turned.expressed(theta, given)
+    (step, promise), (other, its) = plain.em_step(theta, given), turned.em_step(theta, found)
+    np.testing.assert_allclose(other, step, rtol=1e-9)
+    assert its == pytest.approx(promise, rel=1e-9)
+    x = turned.in_units(theta)
+
+    def objective(entries: np.ndarray) -> float:
+        return model.objective(turned.plain_theta(turned.lower.matrices(entries)))
+
+    slopes = [(objective(x + 1e-5 * e) - objective(x - 1e-5 * e)) / 2e-5 for e in np.eye(len(x))]
+    np.testing.assert_allclose(turned.gradient(theta, found), slopes, rtol=1e-6, atol=1e-6 * np.abs(slopes).max())
+
+
+def test_the_second_derivative_along_other_axes() -> None:
+    """Of factors of few levels it is exact along any axes."""
+    model = bigmm.reduce("y ~ x + (1 + x | h)", frame_of(2.0), client=0).model()
+    theta = np.array([0.7, -0.1, 0.3])
+    turned = Blocks(model.selected.covariance, model.units).along_principal_axes(theta)
+
+    def slope(entries: np.ndarray) -> np.ndarray:
+        (M,) = turned.lower.matrices(entries)
+        there = turned.plain_theta([np.linalg.cholesky(M + M.T - np.diag(np.diag(M)))])
+        return turned.slope(turned.expressed(there, model.differentiate(model.evaluate(there)[1], model.units)))
+
+    at, found = turned.entries(theta), turned.expressed(theta, model.differentiate(model.evaluate(theta)[1], model.units))
+    expected = np.array([(slope(at + 1e-5 * e) - slope(at - 1e-5 * e)) / 2e-5 for e in np.eye(3)])
+    np.testing.assert_allclose(found.information + found.gap, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
