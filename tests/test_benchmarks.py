@@ -88,6 +88,16 @@ def test_rows_survive_the_file(module: Any, tmp_path: Path) -> None:
     assert repr(results.read(tmp_path / "run.csv")) == repr(rows)
 
 
+def test_a_random_model_is_searched_from_near_and_far(module: Any) -> None:
+    searches = module("searches")
+    found = searches.searched(2, bobyqa=True)
+    assert found.converged
+    assert found.evaluations <= 25
+    assert found.gap < 1e-6
+    assert found.bobyqa > -1e-6
+    assert "|" in found.formula
+
+
 def _row(results: Any, competitor: str, measure: str, turn: int, seconds: float, state: str = "measured", objective: float = 100.0) -> Any:
     memory = (2.0**20, 0.0, math.nan, math.nan)
     return results.Row("insteval", 3, "default", competitor, measure, turn, state, seconds, 1, 9, objective, *memory, "v", "b", "CPU", 2)
