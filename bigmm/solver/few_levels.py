@@ -20,12 +20,16 @@ from bigmm.solver.pls import PenalizedLeastSquares
 
 #: A factor has few levels when its columns of Z are no more than this: their part of the inverse costs less than any evaluation.
 _FEW = 64
+#: Numbers that those columns may take on the root, beside an L that is sparse: 32 MB.
+_ROOM = 4_000_000
 
 
 def few_levels(pls: PenalizedLeastSquares) -> list[int]:
-    """Grouping factors of few levels; none whose leaves are elsewhere."""
+    """Grouping factors of few levels; none whose leaves are elsewhere, none at all beside a root so long that they would fill memory."""
     groups = range(len(pls.blocks.groups)) if pls.eliminated is not None else pls.layout.root.groups
-    return [g for g in groups if pls.blocks.groups[g].q * pls.blocks.groups[g].k <= _FEW]
+    columns = {g: pls.blocks.groups[g].q * pls.blocks.groups[g].k for g in groups}
+    few = [g for g in groups if columns[g] <= _FEW]
+    return few if pls.layout.root.r * sum(columns[g] for g in few) <= _ROOM else []
 
 
 def traces_of_pairs(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Array, few: list[int]) -> Array:

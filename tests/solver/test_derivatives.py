@@ -197,3 +197,10 @@ def test_the_exact_second_derivative_among_few_levels(formula: str, how: dict[st
     np.testing.assert_allclose((found.information + found.gap)[both], expected[both], rtol=1e-6, atol=1e-6 * np.abs(expected[both]).max())
     assert np.abs(found.gap[both]).max() > 0.01 * np.abs(expected[both]).max()
     assert not found.gap[~both].any()
+
+
+def test_few_levels_beside_a_long_root_are_left_to_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(CASES["penicillin_ml"], False)
+    assert model.differentiate(model.evaluate(somewhere(model))[1]).gap.any()
+    monkeypatch.setattr("bigmm.solver.few_levels._ROOM", 5)
+    assert not model.differentiate(model.evaluate(somewhere(model))[1]).gap.any()
