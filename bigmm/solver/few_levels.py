@@ -8,12 +8,13 @@ whose expectation is zero: over many levels it vanishes beside H, over six it do
 of tr(dSigma_i M dSigma_j M') with the blocks M of Z'PZ = T^-T (I - G) T^-1, where G is the inverse of Lambda'Z'Z Lambda + I
 (REML: bordered by X) between these levels alone.
 
-Gilmour, Thompson and Cullis (1995), doi:10.2307/2533274, equations 3 to 5.
+Gilmour, Thompson and Cullis (1995), doi:10.2307/2533274.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg
 
 from bigmm.columns import Array
 from bigmm.solver.pls import PenalizedLeastSquares
@@ -89,7 +90,7 @@ def _inverse_between(pls: PenalizedLeastSquares, coefficients: Array, few: list[
         alone.append(own)
         border.append(N)
     N = np.concatenate(border)
-    G = _block_diagonal(alone) + N @ N.T
+    G = scipy.linalg.block_diag(*alone) + N @ N.T
     if pls.factor is not None:
         through_root = pls.factor.solve_L(np.hstack(right))
         G += through_root.T @ through_root
@@ -117,14 +118,6 @@ def _leaves(pls: PenalizedLeastSquares, coefficients: Array, U: Array) -> tuple[
     leaf = np.repeat(np.arange(q), np.diff(leaves.indptr))
     values = np.einsum("eb,eba->ea", B, rows[leaf])
     right[leaves.indices[:, None], leaf[:, None] * k + np.arange(k)] = -values
-    alone = _block_diagonal(list(rows.transpose(0, 2, 1) @ rows))
+    alone = scipy.linalg.block_diag(*(rows.transpose(0, 2, 1) @ rows))
     border = inverse_T @ pls.eliminated.effects(coefficients, U)
     return right, alone, border.reshape(q * k, -1)
-
-
-def _block_diagonal(blocks: list[Array]) -> Array:
-    ends = np.cumsum([0, *map(len, blocks)])
-    out = np.zeros((ends[-1], ends[-1]))
-    for block, first, last in zip(blocks, ends, ends[1:], strict=False):
-        out[first:last, first:last] = block
-    return out
