@@ -54,6 +54,10 @@ class Threads:
             if future.done():  # the task itself timed out
                 return future.result()
 
+    def second_look(self, tasks: Sequence[ChunkTask]) -> list[ChunkTask]:  # noqa: ARG002
+        """None: a task here computes its chunk itself, and knows what to do when that fails."""
+        return []
+
     def cancel(self, futures: Sequence[Future[Slices]]) -> None:
         """Start nothing more."""
         for future in futures:

@@ -6,13 +6,18 @@ on one worker or on a hundred, and after any of them was lost.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
+from bigmm.errors import BigmmError
 from bigmm.reduction.segments import FAN_IN
+from bigmm.reduction.sources.files import reason
 from bigmm.reduction.work import ChunkTask, Slices, Work, add_slices
+
+logger = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
@@ -31,6 +36,9 @@ class Executor(Protocol):
     def result(self, future: Any) -> Slices:
         """Wait for a future and take its result."""
 
+    def second_look(self, tasks: Sequence[ChunkTask]) -> list[ChunkTask]:
+        """The tasks of a batch that failed, with those chunks marked that cannot be computed; none where tasks compute their chunks."""
+
     def cancel(self, futures: Sequence[Any]) -> None:
         """Give up what is not done yet."""
 
@@ -41,18 +49,34 @@ def batch_results(executor: Executor, work: Work, first: int = 0, take: Callable
     `take` is what becomes of the future of a batch: its result, unless given.
     """
     take = executor.result if take is None else take
-    waiting, running = iter(range(first, work.batches)), deque[Any]()
+    waiting, running = iter(range(first, work.batches)), deque[tuple[list[ChunkTask], Any]]()
     try:
         while True:
             for number in islice(waiting, max(executor.window - len(running), 0)):
-                running.append(_submit(executor, work.batch(number)))
+                tasks = work.batch(number)
+                running.append((tasks, _submit(executor, tasks)))
             if not running:
                 return
-            result = take(running[0])
+            result = _taken(executor, take, *running[0])
             running.popleft()
             yield result
     finally:
-        executor.cancel(running)
+        executor.cancel([future for _, future in running])
+
+
+def _taken(executor: Executor, take: Callable[[Any], Any], tasks: Sequence[ChunkTask], future: Any) -> Any:
+    """What becomes of a batch; when what its tasks wait for has failed, it is started once more, without what fails again."""
+    try:
+        return take(future)
+    except (BigmmError, MemoryError):
+        raise
+    except Exception as error:
+        executor.cancel([future])  # so that what failed is forgotten
+        again = executor.second_look(tasks)
+        if not again:
+            raise
+        logger.warning("%d chunks are started once more: %s: %s", len(again), type(error).__name__, reason(error))
+        return take(_submit(executor, again))
 
 
 def _submit(executor: Executor, tasks: Sequence[ChunkTask]) -> Any:

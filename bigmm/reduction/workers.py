@@ -13,18 +13,19 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from dask.delayed import Delayed
 from dask.utils import funcname
 from distributed import Client, Future, get_worker
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
 import bigmm
-from bigmm.errors import ClusterError
+from bigmm.errors import ClusterError, UnreadableError
 from bigmm.reduction.guarded import Guarded, log_forwarded
 from bigmm.reduction.progress import ChunkReport
 from bigmm.reduction.settings import count, resources, seconds, setting
-from bigmm.reduction.sources.chunks import Chunk
-from bigmm.reduction.sources.partitions import DaskChunk
+from bigmm.reduction.sources.chunks import Chunk, UnreadableChunk
+from bigmm.reduction.sources.partitions import DaskChunk, computing
 from bigmm.reduction.tally import Tally
 from bigmm.reduction.work import BATCH, ChunkTask, Slices, reduce_chunk
 
@@ -150,6 +151,30 @@ class Workers:
         if future.status == "error":
             self.result(future)
         return tuple(self.start(operator.itemgetter(number), future) for number in range(slices))
+
+    def second_look(self, tasks: Sequence[ChunkTask]) -> list[ChunkTask]:
+        """Compute each partition by itself: what fails before a task begins gives that task no say, and its error has no name.
+
+        What did not fail again is not skipped: a storage may have been busy.
+        """
+        found = [self._looked_at(task, task.chunk) for task in tasks if isinstance(task.chunk, DaskChunk)]
+        return found if len(found) == len(tasks) else []
+
+    def _looked_at(self, task: ChunkTask, chunk: DaskChunk) -> ChunkTask:
+        try:
+            with computing(chunk.name):
+                self._compute(chunk.alone())
+        except UnreadableError as error:
+            if task.on_error == "raise":
+                raise
+            return dataclasses.replace(task, chunk=UnreadableChunk.of(chunk, str(error)))
+        return task
+
+    def _compute(self, partition: Delayed) -> None:
+        future = self._client.compute(partition)
+        self._watch(future)
+        if future.status == "error":
+            raise future.exception()
 
     def cancel(self, futures: Sequence[Future]) -> None:
         """Give up what is not done yet."""

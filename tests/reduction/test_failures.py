@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from distributed import Client
 
 import bigmm
 from bigmm.errors import ClusterError, DataError, UnreadableError
@@ -80,6 +82,56 @@ class TestUnreadable:
         assert "skipped 7.parquet, row groups 0-3: cannot read" in caplog.text
         others = [str(path) for path in damaged.iterdir() if path.name != "7.parquet"]
         assert cp.nobs == bigmm.reduce(FORMULA, others, client=0).nobs
+
+    @staticmethod
+    def partitions(number: int, error: type[Exception] = ZeroDivisionError) -> Any:
+        """A Dask frame of 20 partitions; the function that makes one of them raises."""
+
+        def part(i: int) -> pd.DataFrame:
+            if i == number:
+                raise error("no such day")
+            rng = np.random.default_rng(i)
+            return pd.DataFrame(
+                {"y": rng.normal(size=50), "x": rng.normal(size=50), "g": rng.integers(0, 9, 50), "h": rng.choice(["a", "b"], 50)}
+            )
+
+        meta = pd.DataFrame({"y": [0.0], "x": [0.0], "g": [0], "h": pd.Series(["a"], dtype="str")}).iloc[:0]
+        return dd.from_map(part, range(20), meta=meta)
+
+    @pytest.mark.parametrize("where", ["threads", pytest.param("workers", marks=pytest.mark.cluster)])
+    @pytest.mark.parametrize("number", [0, 11])
+    def test_a_partition_whose_function_raises(self, number: int, where: str, request: pytest.FixtureRequest) -> None:
+        client: Any = 0 if where == "threads" else request.getfixturevalue("client")
+        said = rf"^cannot compute partition {number} of the Dask frame: ZeroDivisionError: no such day; see the function"
+        with pytest.raises(UnreadableError, match=said):
+            bigmm.reduce(FORMULA, self.partitions(number), client=client)
+
+    @pytest.mark.cluster
+    @pytest.mark.parametrize("number", [0, 11])
+    def test_a_partition_is_skipped_and_said(self, number: int, client: Client) -> None:
+        there, here = (bigmm.reduce(FORMULA, self.partitions(number), client=where, on_error="skip") for where in (client, 0))
+        (skipped,) = there.skipped
+        assert skipped.name == f"partition {number}"
+        assert skipped.reason.startswith(f"cannot compute partition {number} of the Dask frame: ZeroDivisionError: no such day")
+        assert there.rows.read == 19 * 50
+        assert (there.digest, there.skipped) == (here.digest, here.skipped)
+
+    @pytest.mark.cluster
+    def test_a_partition_that_fails_once(self, tmp_path: Path, client: Client) -> None:
+        def part(i: int) -> pd.DataFrame:
+            seen = tmp_path / str(i)
+            if i == 5 and not seen.exists():
+                seen.touch()
+                raise OSError("the storage is busy")
+            return pd.DataFrame({"y": np.random.default_rng(i).normal(size=50), "g": np.arange(50) % 9})
+
+        frame = dd.from_map(part, range(20), meta=pd.DataFrame({"y": [0.0], "g": [0]}).iloc[:0])
+        assert bigmm.reduce("y ~ 1 + (1 | g)", frame, client=client).rows.read == 20 * 50
+
+    @pytest.mark.cluster
+    def test_a_damaged_file_of_a_dask_frame(self, damaged: Path, client: Client) -> None:
+        with pytest.raises(UnreadableError, match=r"^cannot compute partition \d+ of the Dask frame: "):
+            bigmm.reduce(FORMULA, dd.read_parquet(damaged), client=client)
 
     def test_the_first_chunk_too(self, tmp_path: Path) -> None:
         folder = write(tmp_path / "damaged", files=3)

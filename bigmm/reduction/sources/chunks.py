@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bigmm.errors import UnreadableError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -46,6 +48,31 @@ class Chunk(Protocol):
 
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
         """First rows of these columns, as cheaply as the storage allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableChunk:
+    """Takes the place of a chunk of which a pass has learnt that it cannot be read, and why."""
+
+    name: str
+    schema: pa.Schema
+    nbytes: int
+    rows: int | None
+    origins: tuple[Origin, ...]
+    reason: str
+
+    @classmethod
+    def of(cls, chunk: Chunk, reason: str) -> UnreadableChunk:
+        """In the place of a chunk."""
+        return cls(chunk.name, chunk.schema, chunk.nbytes, chunk.rows, chunk.origins, reason)
+
+    def read(self, columns: Sequence[str]) -> pa.Table:  # noqa: ARG002
+        """Say why not."""
+        raise UnreadableError(self.reason)
+
+    def head(self, columns: Sequence[str], rows: int) -> pa.Table:  # noqa: ARG002
+        """Say why not."""
+        raise UnreadableError(self.reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,13 +14,16 @@ import pyarrow.types as pt
 from dask.delayed import Delayed
 from dask.optimization import cull
 from distributed.client import FutureCancelledError
+from distributed.scheduler import KilledWorker
 
 from bigmm.accounting import Origin
-from bigmm.errors import DataError
+from bigmm.errors import BigmmError, ClusterError, DataError, UnreadableError
 from bigmm.reduction.sources.chunks import Chunk, Plan, digest_of
 from bigmm.reduction.sources.columns import fit_table
+from bigmm.reduction.sources.files import reason
 from bigmm.reduction.sources.frames import arrow_table, check_columns, declared_categories
 from bigmm.reduction.sources.schema import TEXT, unify_schemas
+from bigmm.urls import shown_cause
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,13 +93,38 @@ class DaskChunk:
         return self.read_frame(self._computed(self.alone().head(rows)), columns)
 
     def _computed(self, delayed: Delayed) -> pd.DataFrame:
-        try:
+        with computing(self.name):
             frame: pd.DataFrame = delayed.compute()
-        except FutureCancelledError:
-            raise DataError(
-                f"{self.name} was persisted on another cluster, or is lost: give that cluster's client, or persist the frame again"
-            ) from None
         return frame
+
+
+@contextmanager
+def computing(name: str) -> Iterator[None]:
+    """Turn whatever a block raises that computes a partition into an error that names it.
+
+    Raises
+    ------
+    UnreadableError
+        For what the partition's own functions raise, or whatever reads its file.
+    DataError
+        For a partition that its cluster has lost.
+    ClusterError
+        For workers that die of it.
+    """
+    try:
+        yield
+    except (BigmmError, MemoryError):
+        raise
+    except FutureCancelledError:
+        raise DataError(
+            f"{name} was persisted on another cluster, or is lost: give that cluster's client, or persist the frame again"
+        ) from None
+    except KilledWorker as error:
+        raise ClusterError(f"workers died again and again under {name} ({error}): give them more memory, or smaller partitions") from None
+    except Exception as error:
+        raise UnreadableError(
+            f"cannot compute {name} of the Dask frame: {type(error).__name__}: {reason(error)}; see the function or the file that makes it"
+        ) from shown_cause(error)
 
 
 def read_sent(chunk: Chunk, frame: pd.DataFrame | None, columns: Sequence[str]) -> pa.Table:
