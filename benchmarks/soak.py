@@ -30,8 +30,8 @@ import bigmm
 from bigmm.reduction.cluster import local_cluster
 
 RESULTS = Path(__file__).parent / "results"
-#: Levels of the long pass, whose result stays small, and rows made by one of its tasks.
-_GROUPS, _TASK_ROWS = 100_001, 4_000_000
+#: Levels of the long pass, whose result stays small.
+_GROUPS = 100_001
 _EVERY_SECONDS = 30.0
 
 
@@ -74,11 +74,12 @@ def _crossed(n: int, seed: int = 1) -> pd.DataFrame:
 @main.command("pass")
 @click.argument("rows", type=float, default=8e10)
 @click.option("--workers", default=2, show_default=True)
-def one_pass(rows: float, workers: int) -> None:
+@click.option("--task-rows", default=1_000_000, show_default=True, help="Rows of a task; Dask keeps names of the last 100,000.")
+def one_pass(rows: float, workers: int, task_rows: int) -> None:
     """Reduce this many rows in one pass, and fit them."""
     path, replicates = RESULTS / "soak_pass.csv", int(rows) // _GROUPS | 1
     with path.open("w", newline="") as file, local_cluster(workers) as client:
-        cp = bigmm.reduce(generate.SMLS, _smls(replicates), client=client, progress=_Watch(file))
+        cp = bigmm.reduce(generate.SMLS, _smls(replicates, task_rows), client=client, progress=_Watch(file))
     fit = cp.fit()
     exact = np.array(generate.exact_variances(replicates))
     error = np.abs(np.array([fit.sigma**2, (fit.theta[0] * fit.sigma) ** 2]) / exact - 1.0).max()
@@ -86,14 +87,14 @@ def one_pass(rows: float, workers: int) -> None:
     click.echo(f"{fit.nobs:,} rows, largest relative error of the two variances {error:.1e}, digest {cp.digest}")
 
 
-def _smls(replicates: int) -> Any:
+def _smls(replicates: int, task_rows: int) -> Any:
     """Rows made inside the tasks."""
     total = _GROUPS * replicates
 
     def part(start: int) -> pd.DataFrame:
-        return generate.smls(start, min(start + _TASK_ROWS, total), _GROUPS, replicates)
+        return generate.smls(start, min(start + task_rows, total), _GROUPS, replicates)
 
-    return dd.from_map(part, range(0, total, _TASK_ROWS), meta=generate.smls(0, 0, _GROUPS, replicates))
+    return dd.from_map(part, range(0, total, task_rows), meta=generate.smls(0, 0, _GROUPS, replicates))
 
 
 class _Watch:
