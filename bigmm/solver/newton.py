@@ -17,10 +17,11 @@ import numpy as np
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
-from bigmm.solver.conic import Model, curvature_in_T, minimize_model, polished
+from bigmm.solver.conic import Model, minimize_model, polished
+from bigmm.solver.corrections import Models, Point
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
-from bigmm.solver.information import metric, quadratic_model, updated
+from bigmm.solver.information import metric
 from bigmm.solver.templates import Blocks
 from bigmm.solver.threads import blas_limit
 from bigmm.solver.units import Units
@@ -33,10 +34,6 @@ _ARMIJO = 1e-4
 _DAMPING, _MORE = 1.0, 4.0
 #: ... and where the one and the other ends; the one earlier where little is to be gained.
 _MOST, _MOST_CERTAIN, _LEAST_DAMPING = 1e9, 100.0, 0.05
-#: So many changes of the slope correct the information once a step can lower the objective by no more than this; before, one.
-_MEMORY, _CLOSE = 5, 0.1
-#: Where a step can lower the objective by no more than this its second derivative, as far as it is known, is better than an average.
-_NEAR = 1.0
 #: A correction is dropped when it leaves less than this part of the decrement, or makes it larger by more than that.
 _TRUSTED = 0.2
 #: The model has lost a direction when EM's step promises so many times what it does.
@@ -82,16 +79,6 @@ class Minimum:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Point:
-    """`given` are derivatives in units, `derivatives` those along the axes of the search."""
-
-    theta: Array
-    objective: float
-    given: Derivatives
-    derivatives: Derivatives
-
-
 Evaluate = Callable[[Array], "tuple[float, Callable[[], Derivatives] | None]"]
 
 
@@ -124,7 +111,7 @@ def newton(
     point = search.at(search.blocks.within_reach(start))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    model, damping, stalled, before = search.model(point), 0.0, 0, 0.0
+    model, damping, stalled, before = search.models.plain(point), 0.0, 0, 0.0
     while True:
         model, step, decrement, certain = search.undamped(point, model)
         enough = max(_TOLERANCE, tolerance * abs(point.objective))
@@ -150,46 +137,49 @@ class _Search:
 
     def __init__(self, evaluate: Evaluate, covariance: RelativeCovariance, units: Units, maxeval: int) -> None:
         self.evaluate, self.left = evaluate, maxeval
-        self.changes: list[tuple[Array, Array]] = []
-        self.in_T = self.near = False
-        self.blocks = Blocks(covariance, units)
+        self.models = Models(covariance, units)
         self.one_thread = blas_limit(1)  # BLAS threads that wait for small matrices are in the way of the loops of an evaluation
+
+    @property
+    def blocks(self) -> Blocks:
+        """Covariance matrices along the axes of now."""
+        return self.models.blocks
 
     @property
     def reason(self) -> str:
         """Why nothing better was found."""
         return "no step lowers the objective" if self.left > 0 else "maxeval reached"
 
-    def noise(self, point: _Point) -> float:
+    def noise(self, point: Point) -> float:
         """Rounding of the objective."""
         return max(1e-14 * abs(point.objective), self.blocks.rounding(point.theta, point.derivatives.levels))
 
-    def slack(self, point: _Point) -> float:
+    def slack(self, point: Point) -> float:
         """How much higher a last step may end, which the objective is too coarse to judge."""
         return max(1e-13 * abs(point.objective), self.noise(point))
 
-    def hidden(self, point: _Point) -> float:
+    def hidden(self, point: Point) -> float:
         """What a step may promise that rounding hides."""
         return _CERTAIN + min(10.0 * self.noise(point), _HIDDEN)
 
-    def ended(self, point: _Point, decrement: float, *, converged: bool, reason: str) -> Minimum:
+    def ended(self, point: Point, decrement: float, *, converged: bool, reason: str) -> Minimum:
         """The search ends at a point."""
         gradient = float(np.abs(self.blocks.gradient(point.theta, point.derivatives)).max())
         return Minimum(point.theta, point.objective, gradient, decrement, converged, reason)
 
-    def refined(self, point: _Point, theta: Array, decrement: float) -> tuple[_Point, Array, float]:
+    def refined(self, point: Point, theta: Array, decrement: float) -> tuple[Point, Array, float]:
         """One more point with derivatives, unless the step is tiny: it gives digits of theta that the objective's rounding hides."""
         if decrement > _CERTAIN or not (np.abs(theta - point.theta) > _TINY * np.abs(point.theta)).any():
             return point, theta, decrement
-        theta = polished(self.model(point), self.blocks, point.theta) if self.blocks.inside(theta) else theta
+        theta = polished(self.models.plain(point), self.blocks, point.theta) if self.blocks.inside(theta) else theta
         new = self.at(theta, point.objective + self.slack(point))
         if new is None:
             return point, theta, decrement
         if self.blocks.inside(new.theta):
-            return new, polished(self.model(new), self.blocks, new.theta), decrement
-        return new, self.propose(new, self.model(new), 0.0)[0], decrement
+            return new, polished(self.models.plain(new), self.blocks, new.theta), decrement
+        return new, self.propose(new, self.models.plain(new), 0.0)[0], decrement
 
-    def last_step(self, point: _Point, theta: Array, decrement: float) -> Minimum:
+    def last_step(self, point: Point, theta: Array, decrement: float) -> Minimum:
         """The step that gains next to nothing is taken all the same, without derivatives: it doubles the digits of theta.
 
         What is at the floor is put at zero, where a singular fit ends.
@@ -204,7 +194,7 @@ class _Search:
         end = replace(point, theta=last, objective=value) if better else point
         return self.ended(end, decrement, converged=certain, reason=reason)
 
-    def at(self, theta: Array, below: float = np.inf) -> _Point | None:
+    def at(self, theta: Array, below: float = np.inf) -> Point | None:
         """The point at theta with its derivatives, if its objective lies below a bound."""
         if self.left <= 0:
             return None
@@ -215,11 +205,7 @@ class _Search:
         derivatives = derive()
         if not all(np.isfinite(part).all() for part in (derivatives.gradient, derivatives.information, derivatives.gap)):
             return None
-        return _Point(theta, value, derivatives, self.blocks.expressed(theta, derivatives))
-
-    def model(self, point: _Point) -> Model:
-        """The quadratic model there, without a correction."""
-        return quadratic_model(point.theta, point.derivatives, self.blocks, near=self.near and bool(point.derivatives.gap.any()))
+        return self.models.point(theta, value, derivatives)
 
     def _without_derivatives(self, theta: Array) -> float:
         if self.left <= 0:
@@ -227,31 +213,31 @@ class _Search:
         self.left -= 1
         return self.evaluate(theta)[0]
 
-    def propose(self, point: _Point, model: Model, damping: float) -> tuple[Array, float]:
+    def propose(self, point: Point, model: Model, damping: float) -> tuple[Array, float]:
         """Theta of the model's minimum, and how much lower the model is there."""
         damped = Model(model.g, model.H + damping * metric(point.theta, point.derivatives, self.blocks), model.A) if damping else model
         with self.one_thread():
             return minimize_model(damped, self.blocks, point.theta)
 
-    def undamped(self, point: _Point, model: Model) -> tuple[Model, Array, float, float]:
+    def undamped(self, point: Point, model: Model) -> tuple[Model, Array, float, float]:
         """The model to go by, its step and its decrement, and the larger one of the models with and without a correction."""
         step, decrement = self.propose(point, model, 0.0)
         if not (model.corrected or model.secant):
             return self._sound(point, model, step, decrement, decrement)
-        plain = self.model(point)
+        plain = self.models.plain(point)
         other, certain = self.propose(point, plain, 0.0)
         if model.secant or model.known or _TRUSTED * certain < decrement < certain / _TRUSTED:
             return self._sound(point, model, step, decrement, max(decrement, certain))
-        self.changes.clear()
+        self.models.forget()
         return self._sound(point, plain, other, certain, certain)
 
-    def _sound(self, point: _Point, model: Model, step: Array, decrement: float, certain: float) -> tuple[Model, Array, float, float]:
+    def _sound(self, point: Point, model: Model, step: Array, decrement: float, certain: float) -> tuple[Model, Array, float, float]:
         """The step, or EM's where the model promises next to nothing of what EM does: rounding has taken a direction from it."""
         em, promise = self.blocks.em_step(point.theta, point.derivatives)
         sound = promise <= _UNSOUND * certain + _TOLERANCE
         return (model, step, decrement, max(certain, promise)) if sound else (model, em, promise, promise)
 
-    def better(self, point: _Point, model: Model, damping: float, undamped: tuple[Array, float]) -> tuple[_Point, float] | None:
+    def better(self, point: Point, model: Model, damping: float, undamped: tuple[Array, float]) -> tuple[Point, float] | None:
         """A point with a lower objective, and the damping of the next step: what failed is made shorter."""
         most = _MOST if undamped[1] > self.hidden(point) else _MOST_CERTAIN
         while damping <= most and self.left > 0:
@@ -263,41 +249,7 @@ class _Search:
             damping = max(_DAMPING, damping * _MORE)
         return None
 
-    def corrected(self, old: _Point, new: _Point, decrement: float) -> tuple[Model, _Point]:
-        """The model at the new point, with BFGS updates: it agrees with the last change of the slope, near the end with some before.
-
-        Near the end they are changes in T, of which the objective is more nearly a quadratic function than of Sigma; but not
-        where Sigma is almost singular, and T may jump among matrices of almost the same T T'.
-        """
-        self.near = decrement <= _NEAR
-        if decrement <= _CLOSE and not (self.in_T and self.blocks.ranks(new.theta) is not None):
-            old, new = self._turned(old, new)
-        ranks = self.blocks.ranks(old.theta)
-        in_T = decrement <= _CLOSE and ranks is not None and ranks == self.blocks.ranks(new.theta)
-        if decrement > _CLOSE or in_T != self.in_T:
-            self.changes.clear()
-        self.in_T = in_T
+    def corrected(self, old: Point, new: Point, decrement: float) -> tuple[Model, Point]:
+        """The model of the next step, and the new point along its axes."""
         with self.one_thread():
-            return (self._corrected_in_T if in_T else self._corrected_in_sigma)(old, new), new
-
-    def _turned(self, old: _Point, new: _Point) -> tuple[_Point, _Point]:
-        """Both points along the principal axes of the new one: there the first columns of T hold the rank, and turn slowly."""
-        self.blocks = self.blocks.along_principal_axes(new.theta)
-        self.changes.clear()
-        old, new = (replace(point, derivatives=self.blocks.expressed(point.theta, point.given)) for point in (old, new))
-        return old, new
-
-    def _corrected_in_T(self, old: _Point, new: _Point) -> Model:
-        blocks, model = self.blocks, self.model(new)
-        change = blocks.gradient(new.theta, new.derivatives) - blocks.gradient(old.theta, old.derivatives)
-        self.changes.append((blocks.in_units(new.theta) - blocks.in_units(old.theta), change))
-        plain = curvature_in_T(model, blocks, new.theta)
-        known = self.near and bool(new.derivatives.gap.any())
-        exact = replace(model, H=new.derivatives.information + new.derivatives.gap)
-        best = curvature_in_T(exact, blocks, new.theta) if known else plain
-        return Model(model.g, model.H, updated(best, self.changes[-_MEMORY:]) - plain, known=known)
-
-    def _corrected_in_sigma(self, old: _Point, new: _Point) -> Model:
-        model, moved = self.model(new), self.blocks.entries(new.theta) - self.blocks.entries(old.theta)
-        self.changes.append((moved, model.g - self.blocks.slope(old.derivatives)))
-        return Model(model.g, updated(model.H, self.changes[-_MEMORY:]), model.A, secant=True)
+            return self.models.corrected(old, new, decrement)
