@@ -2,8 +2,9 @@
 
 from bigmm.cli.artefacts import artefacts
 from bigmm.cli.commands import main
+from bigmm.cli.models import models
 
-for _command in artefacts.commands.values():
+for _command in (*models.commands.values(), *artefacts.commands.values()):
     main.add_command(_command)
 
 __all__ = ["main"]

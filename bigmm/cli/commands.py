@@ -1,10 +1,9 @@
-"""The commands: each checks what it was asked for, calls the library, prints the result."""
+"""The commands that make a pass or a search, and `doctor`: each checks what it was asked for, calls the library, prints the result."""
 
 from __future__ import annotations
 
-import json
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,17 +12,15 @@ from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, F
 from bigmm.cli.files import check_places
 from bigmm.cli.journal import journal_of
 from bigmm.cli.leaves import reduced_for_fit
-from bigmm.cli.options import data_options, examples, out_option, quiet_option, read_contrast, read_memory, read_theta
+from bigmm.cli.options import SAME_FORMULA, asked_formula, data_options, examples, out_option, quiet_option, read_contrast, read_theta
 from bigmm.cli.progress import stage
 from bigmm.cli.rows import (
-    SAME_FORMULA,
     PassOptions,
     append_to,
     are_saved,
     crossproducts_of,
     describe,
     load_crossproducts,
-    merge_saved,
     search_log,
 )
 from bigmm.errors import DataError, StorageError
@@ -130,7 +127,7 @@ def fit(
         parsed = found.cp.design.formula if formula == SAME_FORMULA else parsed
         places = check_places(out, parsed)
         logs = [search_log(pass_options, number) for number in range(len(places))]
-        models = _models(found, _asked(formula), parsed, not ml, dict(contrasts))
+        models = _models(found, asked_formula(formula), parsed, not ml, dict(contrasts))
         converged: list[bool] = []
         for model, place, log in zip(models, places, logs, strict=True):
             if converged:
@@ -170,11 +167,6 @@ def _settings(method: str, maxeval: int | None) -> Optimizer:
     from bigmm.solver.optimize import Optimizer
 
     return Optimizer(method) if maxeval is None else Optimizer(method, maxeval=maxeval)
-
-
-def _asked(formula: str | None) -> str | None:
-    """The formula for the library, which takes None for that of the pass."""
-    return None if formula == SAME_FORMULA else formula
 
 
 def _search(
@@ -255,131 +247,6 @@ def _append(into: str, formula: str, data: tuple[str, ...], options: PassOptions
         raise StorageError(f"{into!r} was replaced while the rows were read: run again, which reads only what is new by then")
     total.save(into)
     click.echo(describe(total))
-
-
-@main.command(
-    epilog=examples(
-        'bigmm plan "y ~ 1 + (1|s) + (1|d)" ratings.cp',
-        "bigmm plan - ratings.cp --memory 64GiB --json",
-    )
-)
-@click.argument("formula")
-@click.argument("directories", nargs=-1, required=True, metavar="CPDIR...")
-@click.option("--ml", is_flag=True, help="Maximum likelihood instead of REML.")
-@click.option("--memory", type=read_memory, metavar="BYTES", help="Plan for this much, such as 64GiB, instead of what is available here.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def plan(formula: str, directories: tuple[str, ...], ml: bool, memory: float | None, as_json: bool) -> None:
-    """Print how a model would be factored and what that costs.
-
-    Entries of L, memory, flops and seconds of each evaluation, for the plan that a fit would follow and for those that it
-    would not; nothing is factored.
-
-    FORMULA: a model inside that of the saved crossproducts, or - for the whole of it. Exits with 2 when memory will not hold it.
-    """
-    if not are_saved(directories):
-        raise DataError(f"{directories[0]!r} holds no saved crossproducts: expected a directory that `bigmm reduce` has written")
-    found = merge_saved(directories).plan(_asked(formula), reml=not ml, memory=memory)
-    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
-    found.check()
-
-
-@main.command(
-    epilog=examples(
-        "bigmm summary ratings.fit",
-    )
-)
-@click.argument("directory", metavar="DIR")
-def summary(directory: str) -> None:
-    """Print a saved fit, or what saved crossproducts hold."""
-    from bigmm.crossproducts import CrossProducts
-    from bigmm.storage import load
-
-    found = load(directory)
-    click.echo(describe(found) if isinstance(found, CrossProducts) else found.summary())
-
-
-@main.command(
-    epilog=examples(
-        "bigmm predict ratings.fit new/*.parquet --out predicted.parquet",
-        'bigmm predict ratings.fit new.csv --re-form "~(1|s)" --new-levels population --out predicted.parquet',
-    )
-)
-@click.argument("directory", metavar="FITDIR")
-@click.argument("data", nargs=-1, required=True)
-@click.option("--out", required=True, metavar="FILE", help="Parquet file to write.")
-@click.option("--population", is_flag=True, help="Leave out all random effects.")
-@click.option("--re-form", metavar='"~(1|g)"', help="Use these random-effects terms alone.")
-@click.option(
-    "--new-levels",
-    type=click.Choice(["error", "population"]),
-    default="error",
-    show_default=True,
-    help="Refuse levels that the fit has not seen, or predict them without their random effects.",
-)
-@quiet_option
-def predict(
-    directory: str,
-    data: tuple[str, ...],
-    out: str,
-    population: bool,
-    re_form: str | None,
-    new_levels: Literal["error", "population"],
-    quiet: bool,
-) -> None:
-    """Predict the response for new rows.
-
-    Writes a Parquet file with one column, `prediction`: a value a row in the order of DATA, null where a column is missing.
-    """
-    from bigmm.cli.files import replacing, write_predictions
-    from bigmm.inference.predict import build_predictor
-    from bigmm.reduction.sources import plan_data
-
-    if population and re_form is not None:
-        raise click.UsageError("--population and --re-form exclude one another", click.get_current_context())
-    hush_cluster(is_verbose(click.get_current_context()))
-    predictor = build_predictor(_load_fit(directory), "~0" if population else re_form, new_levels)
-    plan = plan_data(list(data), predictor.names)
-    with replacing(out) as scratch, stage("predictions", quiet) as current:
-        rows = write_predictions(predictor, plan, scratch, current.update)
-        current.finish(f"{rows:,} rows predicted")
-
-
-def _load_fit(directory: str) -> LinearMixedModelFit:
-    from bigmm.crossproducts import CrossProducts
-    from bigmm.storage import load
-
-    found = load(directory)
-    if isinstance(found, CrossProducts):
-        raise DataError(f"{directory!r} holds crossproducts: expected a saved fit (bigmm fit - {directory} --out DIR)")
-    return found
-
-
-@main.command(
-    epilog=examples(
-        'bigmm plot-factor ratings.cp "y ~ 1 + (1|d) + (1|s)" --no-permute --out factor.png',
-    )
-)
-@click.argument("directory", metavar="CPDIR")
-@click.argument("formula", required=False)
-@click.option("--out", required=True, metavar="FILE", help="Picture to write: .png, .pdf or .svg.")
-@click.option("--theta", type=read_theta, metavar="T1,T2,..", help="Where to factor; the identity unless given.")
-@click.option("--no-permute", is_flag=True, help="Keep the formula's order instead of one that reduces fill-in.")
-def plot_factor(directory: str, formula: str | None, out: str, theta: tuple[float, ...] | None, no_permute: bool) -> None:
-    """Draw the Cholesky factor of saved crossproducts.
-
-    Left Lambda'Z'Z Lambda + I, right its factor L.
-
-    FORMULA: a model inside that of the crossproducts; its grouping factors are laid out in the order of the text.
-    """
-    from bigmm.cli.files import replacing
-
-    if not out.endswith((".png", ".pdf", ".svg")):
-        raise click.UsageError(f"--out {out!r}: expected a name that ends in .png, .pdf or .svg", click.get_current_context())
-    if not are_saved([directory]):
-        raise DataError(f"{directory!r} holds no saved crossproducts: expected a directory that `bigmm reduce` has written")
-    figure = load_crossproducts(directory).plot_factor(_asked(formula), theta, permute=not no_permute)
-    with replacing(out) as scratch:
-        figure.savefig(scratch)
 
 
 @main.command(epilog=examples("bigmm doctor", "bigmm doctor --scheduler tcp://10.0.0.1:8786"))

@@ -13,6 +13,14 @@ from bigmm.cli.journal import journal_options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+#: Stands for the formula that saved crossproducts were collected with.
+SAME_FORMULA = "-"
+
+
+def asked_formula(formula: str | None) -> str | None:
+    """The formula for the library, which takes None for that of the pass."""
+    return None if formula == SAME_FORMULA else formula
+
 
 def read_contrast(text: str) -> tuple[str, str]:
     """``COL=NAME``, as a pair."""

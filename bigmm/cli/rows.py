@@ -16,6 +16,7 @@ import numpy as np
 from bigmm.cli.application import hush_cluster, is_verbose
 from bigmm.cli.files import replacing
 from bigmm.cli.journal import Journal, journal_of
+from bigmm.cli.options import SAME_FORMULA
 from bigmm.cli.progress import Stage, stage
 from bigmm.errors import DataError, StorageError
 from bigmm.urls import is_url, joined
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from bigmm.crossproducts import CrossProducts
     from bigmm.solver.residence import LeavesChoice
 
-#: Stands for the formula that saved crossproducts were collected with.
-SAME_FORMULA = "-"
 #: Files with dropped or skipped rows that the journal lists.
 _INCOMPLETE = 50
 
