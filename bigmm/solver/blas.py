@@ -23,13 +23,14 @@ _dsyrk = _routine("cython_blas", "dsyrk", 10)
 _dtrmm = _routine("cython_blas", "dtrmm", 11)
 _dtrsm = _routine("cython_blas", "dtrsm", 11)
 _dpotrf = _routine("cython_lapack", "dpotrf", 5)
-_dpotri = _routine("cython_lapack", "dpotri", 5)
+_dlauum = _routine("cython_lapack", "dlauum", 5)
 _dtrtri = _routine("cython_lapack", "dtrtri", 6)
 
 # What the addresses below point at must live as long as they do.
 _LETTERS = {letter: ctypes.c_char(letter.encode()) for letter in "LRNT"}
 _L, _R, _N, _T = (ctypes.addressof(_LETTERS[letter]) for letter in "LRNT")
 _OPERATIONS = {"N": _N, "T": _T}
+_SIDES = {"L": _L, "R": _R}
 _NUMBERS = [ctypes.c_double(number) for number in (0.0, 1.0, -1.0)]
 _ZERO, _ONE, _MINUS_ONE = (ctypes.addressof(number) for number in _NUMBERS)
 _INT = ctypes.sizeof(ctypes.c_int)
@@ -61,16 +62,16 @@ def subtract_square(n: int, k: int, a: int, lda: int, c: int, ldc: int) -> None:
     _dsyrk(_L, _N, n_, k_, _MINUS_ONE, a, lda_, _ONE, c, ldc_)
 
 
-def divide_by_factor(transposed: bool, m: int, n: int, factor: int, ld: int, b: int, ldb: int) -> None:
-    """B becomes B L^-1, or B L'^-1; L (n, n), B (m, n)."""
+def divide_by_factor(m: int, n: int, factor: int, ld: int, b: int, ldb: int) -> None:
+    """B becomes B L'^-1; L (n, n), B (m, n)."""
     _kept, (m_, n_, ld_, ldb_) = _integers(m, n, ld, ldb)
-    _dtrsm(_R, _L, _T if transposed else _N, _N, m_, n_, _ONE, factor, ld_, b, ldb_)
+    _dtrsm(_R, _L, _T, _N, m_, n_, _ONE, factor, ld_, b, ldb_)
 
 
-def multiply_by_triangle(m: int, n: int, triangle: int, ld: int, b: int, ldb: int) -> None:
-    """B becomes L B; L (m, m), B (m, n)."""
+def multiply_by_triangle(side: str, m: int, n: int, triangle: int, ld: int, b: int, ldb: int) -> None:
+    """B becomes L B, or B L where L is on the "R" side; B (m, n)."""
     _kept, (m_, n_, ld_, ldb_) = _integers(m, n, ld, ldb)
-    _dtrmm(_L, _L, _N, _N, m_, n_, _ONE, triangle, ld_, b, ldb_)
+    _dtrmm(_SIDES[side], _L, _N, _N, m_, n_, _ONE, triangle, ld_, b, ldb_)
 
 
 def factorize(n: int, a: int, lda: int) -> int:
@@ -80,10 +81,10 @@ def factorize(n: int, a: int, lda: int) -> int:
     return stored[2]
 
 
-def invert_factored(n: int, a: int, lda: int) -> None:
-    """L (n, n) becomes (L L')^-1."""
+def square_triangle(n: int, a: int, lda: int) -> None:
+    """L (n, n) becomes L'L."""
     _kept, (n_, lda_, info) = _integers(n, lda, 0)
-    _dpotri(_L, n_, a, lda_, info)
+    _dlauum(_L, n_, a, lda_, info)
 
 
 def invert_triangle(n: int, a: int, lda: int) -> None:
