@@ -9,7 +9,7 @@ All in the units of `Blocks`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,6 +53,8 @@ def minimize_model(model: Model, blocks: Blocks, theta: Array) -> tuple[Array, f
         gain = -local.value(local.pattern.gather(blocks.templates(found)))
         if gain > 0.0:
             return found, gain
+    if model.corrected:  # its minimum lies where a diagonal entry of T would be negative, and a correction in T has no meaning
+        return minimize_model(replace(model, A=np.zeros_like(model.A)), blocks, theta)
     return theta, local.unresolved()
 
 

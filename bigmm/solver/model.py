@@ -20,7 +20,7 @@ from bigmm.formula import parse_formula
 from bigmm.formula.coding import ContrastChoice
 from bigmm.solver.cholmod import NotPositiveDefiniteError
 from bigmm.solver.derivatives import Derivatives, differentiate
-from bigmm.solver.moments import moment_start
+from bigmm.solver.moments import moment_starts
 from bigmm.solver.optimize import Optimizer, minimize
 from bigmm.solver.plan import Plan
 from bigmm.solver.planning import make_plan
@@ -257,7 +257,7 @@ class LinearMixedModel:
         Parameters
         ----------
         start : array_like, optional
-            Theta to start from. Unless given, Newton's method starts at variances by moments (`moment_start`), and the
+            Theta to start from. Unless given, Newton's method starts at variances by moments (`moment_starts`), and the
             others at `theta0`.
         optimizer : str or Optimizer, optional
         on_evaluation : callable, optional
@@ -277,12 +277,12 @@ class LinearMixedModel:
 
         settings = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer or "newton")
         own = own_sizes(self.selected.blocks, self.selected.covariance)
-        theta = self._default_start(settings, own) if start is None else self.selected.covariance.check(start)
+        theta, other = self._default_starts(settings, own) if start is None else (self.selected.covariance.check(start), None)
         if settings.method == "newton" and start is not None:  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
         with nullcontext(self._with_derivatives) if log is None else replayed(self._with_derivatives, log, self._identity) as evaluate:
             short = sum(group.q * group.k for group in self.selected.blocks.groups) > _MANY
-            found = minimize(evaluate, self.selected.covariance, theta, self.units, settings, on_evaluation, short=short)
+            found = minimize(evaluate, self.selected.covariance, theta, self.units, settings, on_evaluation, short=short, other=other)
         return estimate(self, found)
 
     @property
@@ -291,11 +291,11 @@ class LinearMixedModel:
         contrasts = {name: choice if isinstance(choice, str) else repr(choice) for name, choice in self.selected.contrasts.items()}
         return {"crossproducts": self.cp.digest, "formula": self.selected.formula.text, "reml": self.reml, "contrasts": contrasts}
 
-    def _default_start(self, settings: Optimizer, own: Array) -> Array:
+    def _default_starts(self, settings: Optimizer, own: Array) -> tuple[Array, Array | None]:
         """By moments for Newton's steps; `theta0` for the others, as in lme4."""
         if settings.method != "newton":
-            return self.theta0
-        return moment_start(self.selected.blocks, self.selected.covariance, own, floors(self.units) / FLOOR)
+            return self.theta0, None
+        return moment_starts(self.selected.blocks, self.selected.covariance, own, floors(self.units) / FLOOR)
 
     def _with_derivatives(self, theta: Array) -> tuple[float, Callable[[], Derivatives]]:
         value, evaluation = self.evaluate(theta)

@@ -83,7 +83,15 @@ Evaluate = Callable[[Array], "tuple[float, Callable[[], Derivatives] | None]"]
 
 
 def newton(
-    evaluate: Evaluate, covariance: RelativeCovariance, start: Array, units: Units, *, tolerance: float, maxeval: int, short: bool = False
+    evaluate: Evaluate,
+    covariance: RelativeCovariance,
+    start: Array,
+    units: Units,
+    *,
+    tolerance: float,
+    maxeval: int,
+    short: bool = False,
+    other: Array | None = None,
 ) -> Minimum:
     """Minimize from `start`.
 
@@ -101,6 +109,8 @@ def newton(
     short : bool
         Evaluations are dear: none is spent on digits of theta that the objective's rounding hides, nor on derivatives at a
         point that the last step reaches by all evidence.
+    other : (theta,), optional
+        Another start, of larger variances, which is taken where the objective is lower there.
 
     Raises
     ------
@@ -109,11 +119,13 @@ def newton(
     """
     search = _Search(evaluate, covariance, units, maxeval)
     point = search.at(search.blocks.within_reach(start))
+    if other is not None:
+        point = search.lower(point, search.blocks.within_reach(other))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
     model, damping, stalled, before = search.models.plain(point), 0.0, 0, 0.0
     while True:
-        model, step, decrement, certain = search.undamped(point, model)
+        model, step, decrement, certain = search.undamped(point, model, before)
         enough = max(_TOLERANCE, tolerance * abs(point.objective))
         if certain <= enough or stalled >= _STALLED:
             return search.last_step(*((point, step, certain) if short else search.refined(point, step, certain)))
@@ -207,6 +219,13 @@ class _Search:
             return None
         return self.models.point(theta, value, derivatives)
 
+    def lower(self, point: Point | None, theta: Array) -> Point | None:
+        """The point, or that at theta where its objective is lower; nobody looks when smaller variances are what the point asks for."""
+        if point is not None and self.blocks.slope(point.derivatives) @ self.blocks.entries(point.theta) > 0.0:
+            return point
+        value = self._without_derivatives(theta)
+        return self.at(theta) if np.isfinite(value) and (point is None or value < point.objective) else point
+
     def _without_derivatives(self, theta: Array) -> float:
         if self.left <= 0:
             return np.nan
@@ -219,14 +238,19 @@ class _Search:
         with self.one_thread():
             return minimize_model(damped, self.blocks, point.theta)
 
-    def undamped(self, point: Point, model: Model) -> tuple[Model, Array, float, float]:
-        """The model to go by, its step and its decrement, and the larger one of the models with and without a correction."""
+    def undamped(self, point: Point, model: Model, before: float) -> tuple[Model, Array, float, float]:
+        """The model to go by, its step and its decrement, and the larger one of the models with and without a correction.
+
+        Where the exact second derivative is known the model is believed, unless it promises more than it did `before`, which was
+        kept: then rounding has got into a direction that has no say.
+        """
         step, decrement = self.propose(point, model, 0.0)
         if not (model.corrected or model.secant):
             return self._sound(point, model, step, decrement, decrement)
         plain = self.models.plain(point)
         other, certain = self.propose(point, plain, 0.0)
-        if model.secant or model.known or _TRUSTED * certain < decrement < certain / _TRUSTED:
+        believed = model.secant or (model.known and decrement <= max(before, certain / _TRUSTED))
+        if believed or _TRUSTED * certain < decrement < certain / _TRUSTED:
             return self._sound(point, model, step, decrement, max(decrement, certain))
         self.models.forget()
         return self._sound(point, plain, other, certain, certain)

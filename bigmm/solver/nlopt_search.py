@@ -69,6 +69,8 @@ def search(seen: Evaluations, covariance: RelativeCovariance, start: Array, unit
     """
     if not np.isfinite(seen(start)):
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
+    if len(seen.trace) >= settings.maxeval:
+        return _REASONS[nlopt.MAXEVAL_REACHED], False
     least = _LEAST_STEP * row_sizes(units)
     if settings.method in _WITH_GRADIENT:
         floor = floors(units)

@@ -106,6 +106,7 @@ def minimize(
     on_evaluation: Callable[[int, Array, float], None] | None = None,
     *,
     short: bool = False,
+    other: Array | None = None,
 ) -> Optimization:
     """Minimize the objective over theta.
 
@@ -123,6 +124,8 @@ def minimize(
         Called with (number, theta, objective) after every evaluation.
     short : bool
         Evaluations are dear: Newton's method ends as soon as the objective has all its digits.
+    other : (theta,), optional
+        Another start of Newton's method, of larger variances, which is taken where the objective is lower there.
 
     Raises
     ------
@@ -131,18 +134,20 @@ def minimize(
     """
     seen = Evaluations(function, on_evaluation)
     if settings.method == "newton":
-        found = _newton(seen, covariance, start, units, settings, short)
+        found = _newton(seen, covariance, start, units, settings, short, other)
     else:
         reason, converged = nlopt_search.search(seen, covariance, start, units, settings)
         found = Minimum(*seen.best, None, None, converged, reason)
-    theta, objective = _snap(seen, found, covariance.lower, floors(units))
+    theta, objective = _snap(seen, found, covariance.lower, floors(units), settings.maxeval)
     certificate = (found.reason, found.converged, found.gradient, found.decrement)
     return Optimization(settings, start.copy(), theta, objective, tuple(seen.trace), *certificate)
 
 
-def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: Units, settings: Optimizer, short: bool) -> Minimum:
+def _newton(
+    seen: Evaluations, covariance: RelativeCovariance, start: Array, units: Units, settings: Optimizer, short: bool, other: Array | None
+) -> Minimum:
     """Newton's steps; BOBYQA goes on from the best point in the rare case that they stall, and they have the last word."""
-    found = _steps(seen, covariance, start, units, settings, short)
+    found = _steps(seen, covariance, start, units, settings, short, other)
     if found.converged:
         return found
     if len(seen.trace) >= settings.maxeval:
@@ -162,21 +167,29 @@ def _newton(seen: Evaluations, covariance: RelativeCovariance, start: Array, uni
     return replace(last, theta=seen.best[0], objective=seen.best[1], converged=sure, reason=f"{reason}, then {last.reason}")
 
 
-def _steps(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: Units, settings: Optimizer, short: bool) -> Minimum:
+def _steps(
+    seen: Evaluations,
+    covariance: RelativeCovariance,
+    start: Array,
+    units: Units,
+    settings: Optimizer,
+    short: bool,
+    other: Array | None = None,
+) -> Minimum:
     """Newton's steps alone, a bounded number of them."""
     steps = min(settings.maxeval - len(seen.trace), _STEPS * (len(start) + 1))
     before = len(seen.trace)
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # a step without end is not taken
             tolerance = settings.ftol_rel / 10.0
-            found = newton(seen.evaluate, covariance, start, units, tolerance=tolerance, maxeval=steps, short=short)
+            found = newton(seen.evaluate, covariance, start, units, tolerance=tolerance, maxeval=steps, short=short, other=other)
     except np.linalg.LinAlgError as error:  # derivatives beyond double precision; the values seen so far are good
         return Minimum(*seen.best, np.inf, np.inf, False, f"Newton's steps failed ({error})")
     ran_out = not found.converged and len(seen.trace) - before >= steps and steps < settings.maxeval
     return replace(found, reason=f"no end after {steps} evaluations") if ran_out else found
 
 
-def _snap(seen: Evaluations, found: Minimum, lower: Array, floor: Array) -> tuple[Array, float]:
+def _snap(seen: Evaluations, found: Minimum, lower: Array, floor: Array, maxeval: int) -> tuple[Array, float]:
     """Where the search ended, with diagonal entries near 0 put at 0, all or one by one, where that costs nothing.
 
     (Not the lowest of all objectives: among those that differ by rounding it is the luckiest.)
@@ -184,6 +197,8 @@ def _snap(seen: Evaluations, found: Minimum, lower: Array, floor: Array) -> tupl
     theta, objective = found.theta, found.objective
     small = np.flatnonzero((lower == 0.0) & (theta > 0.0) & (theta < _SNAP_FLOORS * floor))
     for together in ([small] if len(small) > 1 else []) + [small[i : i + 1] for i in range(len(small))]:
+        if len(seen.trace) >= maxeval:
+            break
         candidate = theta.copy()
         candidate[together] = 0.0
         value = seen(candidate)

@@ -8,13 +8,16 @@ import pytest
 
 import bigmm
 from bigmm.solver.model import LinearMixedModel
-from bigmm.solver.moments import moment_start
+from bigmm.solver.moments import moment_starts
 from bigmm.solver.units import FLOOR, floors, own_sizes
 
 
 def start(model: LinearMixedModel) -> np.ndarray:
     selected = model.selected
-    return moment_start(selected.blocks, selected.covariance, own_sizes(selected.blocks, selected.covariance), floors(model.units) / FLOOR)
+    theta, _ = moment_starts(
+        selected.blocks, selected.covariance, own_sizes(selected.blocks, selected.covariance), floors(model.units) / FLOOR
+    )
+    return theta
 
 
 def crossed(seed: int = 1, x_scale: float = 1.0, n: int = 20_000) -> pd.DataFrame:

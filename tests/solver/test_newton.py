@@ -86,6 +86,15 @@ def test_out_of_evaluations() -> None:
     assert "NOT CONVERGED" in fit.summary()
 
 
+@pytest.mark.parametrize("method", ["newton", "bobyqa"])
+@pytest.mark.parametrize("most", [1, 3, 5, 8])
+def test_no_evaluation_more_than_allowed(most: int, method: str) -> None:
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"y": rng.normal(size=200), "g": rng.integers(0, 20, 200), "h": rng.integers(0, 10, 200)})
+    model = bigmm.reduce("y ~ 1 + (1 | g) + (1 | h)", frame, client=0).model()
+    assert model.fit(start=[1e-2, 1e-2], optimizer=Optimizer(method, maxeval=most)).nevals <= most
+
+
 def test_several_zeros() -> None:
     rng = np.random.default_rng(3)
     frame = pd.DataFrame(
@@ -457,3 +466,18 @@ def test_a_short_search_does_not_believe_a_far_step(seed: int) -> None:
     far, best = model.fit(start=[0.1225]), model.fit(optimizer="bobyqa")
     assert far.objective <= best.objective + 1e-8
     np.testing.assert_allclose(far.theta, best.theta, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::bigmm.PrecisionWarning")
+@pytest.mark.parametrize("seed", [2, 25, 37])
+def test_random_effects_that_could_explain_every_row(seed: int) -> None:
+    """15 of them and 14 rows. From a start without a residual the search ended 3 or 22 higher, or took 485 evaluations."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"x": rng.normal(size=14), "g": np.arange(14) % 6, "h": rng.integers(0, 3, 14)})
+    frame["y"] = rng.normal(size=14) + rng.choice([0, 1, 5]) * rng.normal(size=6)[frame["g"]]
+    model = bigmm.reduce("y ~ 1 + (x | g) + (1 | h)", frame, client=0).model()
+    others = [model.fit(start=scale * model.theta0) for scale in (0.3, 1.0)]
+    fit = model.fit()
+    assert fit.converged
+    assert fit.nevals <= 30
+    assert fit.objective <= min(other.objective for other in others) + ATOL

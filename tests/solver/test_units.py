@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import bigmm
+from bigmm.solver.conic import Model, minimize_model
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.templates import Blocks
 from bigmm.solver.units import FLOOR, floors, own_sizes, row_sizes
@@ -136,3 +137,14 @@ def test_the_second_derivative_along_other_axes() -> None:
     at, found = turned.entries(theta), turned.expressed(theta, model.differentiate(model.evaluate(theta)[1], model.units))
     expected = np.array([(slope(at + 1e-5 * e) - slope(at - 1e-5 * e)) / 2e-5 for e in np.eye(3)])
     np.testing.assert_allclose(found.information + found.gap, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+def test_a_correction_whose_minimum_is_at_a_negative_standard_deviation() -> None:
+    """Mirrored it is no minimum: the step is that of the model without the correction, and what it promises is true."""
+    model = model_of(formula="y ~ x + (1 | g)")
+    blocks = Blocks(model.selected.covariance, model.units)
+    one = blocks.plain_theta([np.ones((1, 1))])
+    corrected = Model(np.array([1.0]), np.array([[1.05]]), np.array([[-3.0]]))  # in T: 2 at 1, and lower still at every T below
+    theta, gain = minimize_model(corrected, blocks, one)
+    assert blocks.in_units(theta)[0] ** 2 == pytest.approx(1.0 - 1.0 / 1.05, rel=0.01)  # where the model is flat
+    assert gain == pytest.approx(0.5 / 1.05, rel=1e-4)
