@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 #: Newton's method starts no diagonal entry of a given start below this part of what adds the residual variance to a row.
 _LEAST_START = 0.1
-#: With so many random effects an evaluation takes long enough to count each.
+#: With so many random effects, and a root, an evaluation takes long enough to count each.
 _MANY = 2000
 
 
@@ -281,9 +281,19 @@ class LinearMixedModel:
         if settings.method == "newton" and start is not None:  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
         with nullcontext(self._with_derivatives) if log is None else replayed(self._with_derivatives, log, self._identity) as evaluate:
-            short = sum(group.q * group.k for group in self.selected.blocks.groups) > _MANY
-            found = minimize(evaluate, self.selected.covariance, theta, self.units, settings, on_evaluation, short=short, other=other)
+            found = minimize(
+                evaluate, self.selected.covariance, theta, self.units, settings, on_evaluation, short=self.is_dear, other=other
+            )
         return estimate(self, found)
+
+    @property
+    def is_dear(self) -> bool:
+        """Whether an evaluation takes so long that none is spent on digits of theta that the objective's rounding hides.
+
+        With one grouping factor it never does, and the last digits of a variance are had for next to nothing.
+        """
+        groups = self.selected.blocks.groups
+        return len(groups) > 1 and sum(group.q * group.k for group in groups) > _MANY
 
     @property
     def _identity(self) -> dict[str, Any]:

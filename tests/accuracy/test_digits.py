@@ -48,7 +48,7 @@ def test_nist_anova(name: str) -> None:
 
 
 @pytest.mark.parametrize(("base", "expected"), [(1.0, 14.2), (1e6, 9.8), (1e12, 3.8)])
-@pytest.mark.parametrize(("groups", "replicates"), [(9, 21), (101, 1001), (9, 100_001)])
+@pytest.mark.parametrize(("groups", "replicates"), [(9, 21), (101, 1001), (9, 100_001), (2999, 21)])
 def test_smls(groups: int, replicates: int, base: float, expected: float) -> None:
     fit = bigmm.lmer("y ~ 1 + (1 | g)", smls(groups, replicates, base), client=0)
     for found, exact in zip(variances(fit), smls_variances(replicates), strict=True):

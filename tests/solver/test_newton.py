@@ -211,7 +211,13 @@ def test_a_failure_shortens_the_step(bad: set[int], how: Any, monkeypatch: pytes
 @pytest.fixture
 def dear(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every evaluation counts, as it does with thousands of random effects."""
-    monkeypatch.setattr("bigmm.solver.model._MANY", 0)
+    monkeypatch.setattr(LinearMixedModel, "is_dear", True)
+
+
+def test_evaluations_are_dear_with_many_random_effects_and_a_root() -> None:
+    frame = pd.DataFrame({"y": np.arange(6000) % 7.0, "g": np.arange(6000) % 2001, "h": np.arange(6000) % 10, "i": np.arange(6000) % 1500})
+    models = [bigmm.reduce(f"y ~ 1 + {terms}", frame, client=0).model() for terms in ("(1 | g)", "(1 | g) + (1 | h)", "(1 | i) + (1 | h)")]
+    assert [model.is_dear for model in models] == [False, True, False]
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
@@ -456,7 +462,7 @@ def test_a_variance_that_the_fixed_effects_take_up_changes_nothing(seed: int, we
 
 
 @pytest.mark.parametrize("seed", [1, 4])
-def test_a_short_search_does_not_believe_a_far_step(seed: int) -> None:
+def test_a_short_search_does_not_believe_a_far_step(seed: int, dear: None) -> None:
     """The first step goes far, and the curvature that it shows is ten times that of the end: what is left to gain was taken for 1e-6."""
     rng = np.random.default_rng(seed)
     levels = 5003
