@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def outcome(fit: bigmm.LinearMixedModelFit) -> tuple[int, float]:
 
 
 def warm_up() -> None:
-    """Load every compiled loop: scalar and vector terms, dense and sparse roots."""
+    """Load every compiled loop and library: scalar and vector terms, dense and sparse roots, large enough for threads; files."""
     rng = np.random.default_rng(0)
     refs = rng.integers(10, size=(400, 3))
     data = pd.DataFrame({"y": rng.standard_normal(400), "x": rng.standard_normal(400), "g": refs[:, 0], "h": refs[:, 1], "i": refs[:, 2]})
@@ -105,6 +106,12 @@ def warm_up() -> None:
     data["k"] = data["j"] // 2
     for formula in ("y ~ x + (1|g) + (1|h)", "y ~ x + (x|g) + (x|h)", "y ~ x + (x|g)", "y ~ x + (1|j) + (1|k)", "y ~ x + (x|j) + (1|k)"):
         bigmm.lmer(formula, data, client=0)
+    refs = rng.integers(600, size=(6000, 2))
+    data = pd.DataFrame({"y": rng.standard_normal(6000), "x": rng.standard_normal(6000), "g": refs[:, 0], "h": refs[:, 1]})
+    data["f"] = pd.Categorical.from_codes(refs[:, 0] % 4, list("abcd"))
+    with tempfile.TemporaryDirectory() as folder:
+        bigmm.reduce("y ~ x + f + (x|g) + (f|h)", data, client=0).save(f"{folder}/crossproducts")
+        bigmm.load(f"{folder}/crossproducts").fit()
 
 
 def factor_bytes(cp: CrossProducts, *, reml: bool) -> float:

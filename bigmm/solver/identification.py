@@ -78,8 +78,8 @@ def _seen_together(term: TermCovariance, group: GroupProducts, coding: Coding) -
         return True
     if not len(group.ZtZ):  # its levels are elsewhere
         return True
-    seen = (np.einsum("jaa->ja", group.ZtZ)[:, used] > 0.0).astype(np.float64)
-    apart = np.argwhere(np.triu(seen.T @ seen == 0.0))
+    seen = (np.einsum("jaa->ja", group.ZtZ) > 0.0)[:, used]
+    apart = np.argwhere(np.triu(~(seen.T @ seen)))  # a product of booleans ends at the first level that has both
     if len(apart):
         one, other = (group.columns[used[place]].name for place in apart[0])
         found = f"has rows of both {one!r} and {other!r}" if one != other else f"has a row where {one!r} is not zero"

@@ -197,7 +197,8 @@ def _leaves(blocks: ModelBlocks, leading: int, groups: tuple[int, ...], offsets:
     counts = [placement.count(pair.g_refs if leading < h else pair.h_refs, group.q) for h, pair in zip(groups, pairs, strict=True)]
     sizes = [blocks.groups[h].k for h in groups]
     lengths = np.array([k * count for k, count in zip(sizes, counts, strict=True)], dtype=np.int64).reshape(-1, group.q)
-    indptr = pointers(lengths.sum(axis=0))
+    # Without a root these are zeros, in pages that nobody writes and that take no memory.
+    indptr = pointers(lengths.sum(axis=0)) if groups else np.zeros(group.q + 1, dtype=np.int64)
     # One scalar factor in the root: the crossproducts hold its entries, or their transpose, as they are needed here.
     alone = sizes == [1]
     indices = pairs[0].h_refs if alone and leading < groups[0] else np.empty(indptr[-1], dtype=np.int32)

@@ -19,6 +19,9 @@ from bigmm.solver.covariance import RelativeCovariance, TermCovariance, lme4_ord
 from bigmm.solver.fixed import FixedPart, fixed_part, shifted_basis
 from bigmm.solver.identification import check_identified, check_residual
 
+#: Blocks that are coded at once: what is half done stays small.
+_BATCH = 2**12
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SelectedModel:
@@ -176,4 +179,8 @@ def _code(left: Array, blocks: npt.NDArray[Any], right: Array) -> npt.NDArray[An
     """Each block of a stack as left' block right; the stack itself when there is nothing to do."""
     if all(len(m) == m.shape[1] and np.array_equal(m, np.eye(len(m))) for m in (left, right)):
         return blocks
-    return np.ascontiguousarray(left.T @ blocks @ right)
+    coded = np.empty((len(blocks), left.shape[1], right.shape[1]))
+    for start in range(0, len(blocks), _BATCH):
+        part = slice(start, start + _BATCH)
+        np.matmul(left.T @ blocks[part], right, out=coded[part])
+    return coded

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigmm.errors import StorageError
@@ -63,4 +64,6 @@ def read_table(file: Path, rows: int | None = None) -> pd.DataFrame:
         many = about.num_rows > size if rows is None else about.num_rows != rows  # a row of ours is more than a byte
         if many or held > _MOST_EXPANSION * size:
             raise StorageError(f"{str(file)!r} is damaged: {about.num_rows} rows of {held} bytes do not fit; write the directory again")
-    return pd.read_parquet(file)
+    table = pd.read_parquet(file)
+    pa.default_memory_pool().release_unused()  # Arrow keeps what reading took for the next table; a fit can use it
+    return table
