@@ -196,14 +196,15 @@ class _Search:
 
         What is at the floor is put at zero, where a singular fit ends.
         """
-        vanished = self.blocks.vanished(theta)
-        value, last, bound = self._without_derivatives(vanished), vanished, point.objective + self.slack(point)
-        if not value <= bound and (vanished != theta).any():
-            value, last = self._without_derivatives(theta), theta
-        better = value <= bound
+        ends = (self.blocks.vanished(theta), theta, self.blocks.vanished(point.theta))
+        end, bound = point, point.objective + self.slack(point)
+        for last in {end.tobytes(): end for end in ends}.values():
+            value = self._without_derivatives(last)
+            if value <= bound:
+                end = replace(point, theta=last, objective=value)
+                break
         certain = decrement <= self.hidden(point)
         reason = _FOUND if certain else "steps lower the objective no more"
-        end = replace(point, theta=last, objective=value) if better else point
         return self.ended(end, decrement, converged=certain, reason=reason)
 
     def at(self, theta: Array, below: float = np.inf) -> Point | None:
