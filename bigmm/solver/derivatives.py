@@ -29,12 +29,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from bigmm.columns import Array
 from bigmm.solver.few_levels import few_levels, traces_of_pairs
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, residual_of
-from bigmm.solver.units import Units
+from bigmm.solver.units import Units, solve_lower
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +95,7 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
         W of each term; unless given, the identity.
     """
     W = pls.covariance.by_group([np.eye(term.size) for term in pls.covariance.terms] if units is None else units)
-    templates = [np.asarray(solve_triangular(*pair, lower=True, check_finite=False)) for pair in zip(W, pls.templates, strict=True)]
+    templates = [solve_lower(*pair) for pair in zip(W, pls.templates, strict=True)]
     residual = residual_of(evaluation)
     coefficients = np.hstack([np.vstack([np.linalg.inv(evaluation.RX), np.zeros(pls.blocks.p)]), residual]) if reml else residual
     few = few_levels(pls)
@@ -113,7 +112,7 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
         Q.append(nu / evaluation.pwrss * inverse_T.T @ U @ inverse_T)
         moments.append((E + nu / evaluation.pwrss * U) / group.q)
     in_units = [2.0 * (k - q) @ T for k, q, T in zip(K, Q, templates, strict=True)]
-    gradients = [np.asarray(solve_triangular(*pair, trans=1, lower=True, check_finite=False)) for pair in zip(W, in_units, strict=True)]
+    gradients = [solve_lower(*pair, transposed=True) for pair in zip(W, in_units, strict=True)]
     FPF, e = _projected(sums, evaluation)
     information = nu / evaluation.pwrss * (FPF - np.outer(e, e) / evaluation.pwrss)
     known = np.array([g in few for g, _, _ in pls.covariance.entries])

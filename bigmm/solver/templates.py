@@ -10,12 +10,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
-from scipy.linalg import solve_triangular
 
 from bigmm.columns import Array
 from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.derivatives import Derivatives
-from bigmm.solver.units import FLOOR, Units, rounding
+from bigmm.solver.units import FLOOR, Units, rounding, solve_lower
 
 Index = npt.NDArray[np.intp]
 
@@ -89,7 +88,7 @@ class Blocks:
         return Blocks(self.covariance, self.units, [np.linalg.svd(T)[0] for T in self._in_plain_units(theta)])
 
     def _in_plain_units(self, theta: Array) -> list[Array]:
-        return [np.asarray(solve_triangular(*pair, lower=True)) for pair in zip(self.units, self.lower.matrices(theta), strict=True)]
+        return [solve_lower(*pair) for pair in zip(self.units, self.lower.matrices(theta), strict=True)]
 
     def templates(self, theta: Array) -> list[Array]:
         """T of every term, in units and along the axes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-import scipy.linalg
+from scipy.linalg.blas import dtrsm
 
 from bigmm.columns import Array
 from bigmm.solver.blocks import ModelBlocks
@@ -37,7 +37,16 @@ def _unit(ZtZ: Array, rows: float) -> Array:
     lengths = np.sqrt(np.where(np.diag(ZtZ) > 0.0, np.diag(ZtZ), rows))
     correlations = ZtZ / np.outer(lengths, lengths)
     np.fill_diagonal(correlations, 1.0)
-    return np.asarray(scipy.linalg.solve_triangular(_reverse_cholesky(correlations) * lengths, np.eye(len(lengths)), lower=True))
+    return solve_lower(_reverse_cholesky(correlations) * lengths, np.eye(len(lengths)))
+
+
+def solve_lower(L: Array, x: Array, *, transposed: bool = False) -> Array:
+    """L^-1 x, or L'^-1 x, with a small lower triangular L.
+
+    BLAS does this in one thread. LAPACK's trtrs wakes all of OpenBLAS's for two equations, and on a busy machine waits for them for
+    longer than an evaluation takes.
+    """
+    return np.asarray(dtrsm(1.0, L, x, lower=1, trans_a=int(transposed)))
 
 
 def _reverse_cholesky(M: Array) -> Array:
