@@ -21,12 +21,13 @@ from bigmm.solver.pls import PenalizedLeastSquares
 
 #: A factor has few levels when its columns of Z are no more than this: their part of the inverse costs less than any evaluation.
 _FEW = 64
-#: Numbers that those columns may take on the root, beside an L that is sparse: 32 MB.
-_ROOM = 4_000_000
+#: Numbers that those columns may take on the root: 1.6 MB. Solving for more takes as long as an evaluation beside a sparse root, and
+#: where the root is that long the other factors have levels enough.
+_ROOM = 200_000
 
 
 def few_levels(pls: PenalizedLeastSquares) -> list[int]:
-    """Grouping factors of few levels; none whose leaves are elsewhere, none at all beside a root so long that they would fill memory."""
+    """Grouping factors of few levels; none whose leaves are elsewhere, none at all beside a long root."""
     groups = range(len(pls.blocks.groups)) if pls.eliminated is not None else pls.layout.root.groups
     columns = {g: pls.blocks.groups[g].q * pls.blocks.groups[g].k for g in groups}
     few = [g for g in groups if columns[g] <= _FEW]
