@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver import elimination
 from bigmm.solver.layout import Leaves
+from bigmm.solver.leaf_factors import gram_of_leaves
 
 #: Leaves that are summed at once: bounds memory, and the rounding of long sums.
 _BLOCK = 2**12
@@ -40,10 +40,7 @@ def taken(leaves: Leaves, T: Array, V: Array) -> Array:
         As in `elimination`, at T.
     """
     if len(T) > 1:
-        q, _, width = leaves.ZtXy.shape
-        sums = np.empty((-(-q // elimination.RUN), width, width))
-        elimination.leaf_grams(V, leaves.ZtXy, sums)
-        return np.asarray(sums.sum(axis=0))
+        return gram_of_leaves(V, leaves.ZtXy)
     return -_weighted(leaves, lambda a: 1.0 / np.where(a > 0.0, a * (T[0, 0] ** 2 * a + 1.0), np.inf))
 
 

@@ -12,61 +12,11 @@ import numpy as np
 from bigmm.columns import Array
 from bigmm.solver.layout import Index
 
-#: Leaves in a run, of which one thread makes sums: they do not depend on the number of threads.
-RUN = 2**12
 #: Compiles loops whose iterations threads share out.
 parallel_loops = numba.njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 #: Compiles a part of such loops, wherever it is used. The cache of compiled loops looks at the file of a loop, not at those of its parts:
 #: after a change here, clear __pycache__ (docs: numba, "Caching", limitations).
 loop_part = numba.njit(inline="always", fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
-
-
-@parallel_loops
-def leaf_factors(ZtZ: Array, T: Array, V: Array, logdets: Array) -> None:
-    """V_j = L_j^-1 T' with L_j L_j' = T'(Z'Z)_j T + I, into `V` (q, k, k), and 2 sum_j log|L_j| of each run of leaves.
-
-    W_j = V_j'V_j = T D_j^-1 T' is what elimination of leaf j needs.
-    """
-    q, k = ZtZ.shape[0], ZtZ.shape[1]
-    runs = len(logdets)
-    for run in numba.prange(runs):
-        D, logdet = np.zeros((k, k)), 0.0
-        for j in range(q * run // runs, q * (run + 1) // runs):
-            if k == 1:
-                d = T[0, 0] * T[0, 0] * ZtZ[j, 0, 0] + 1.0
-                V[j, 0, 0] = T[0, 0] / np.sqrt(d)
-                logdet += np.log(d)
-            else:
-                logdet += _leaf_factor(ZtZ, T, j, D, V)
-        logdets[run] = logdet
-
-
-@loop_part
-def _leaf_factor(ZtZ: Array, T: Array, j: int, D: Array, V: Array) -> float:
-    """The same for leaf j alone; `D` (k, k) is room. Returns 2 log|L_j|."""
-    k = len(T)
-    for a in range(k):
-        for b in range(a + 1):
-            total = 1.0 if a == b else 0.0
-            for c in range(a, k):
-                for d in range(b, k):
-                    total += T[c, a] * ZtZ[j, c, d] * T[d, b]
-            D[a, b] = total
-    logdet = 0.0
-    for a in range(k):
-        for b in range(a + 1):
-            total = D[a, b]
-            for c in range(b):
-                total -= D[a, c] * D[b, c]
-            D[a, b] = np.sqrt(total) if a == b else total / D[b, b]
-        logdet += 2.0 * np.log(D[a, a])
-    for column in range(k):  # L V = T', one column at a time
-        for a in range(k):
-            total = T[column, a]
-            for c in range(a):
-                total -= D[a, c] * V[j, c, column]
-            V[j, a, column] = total / D[a, a]
-    return logdet
 
 
 @parallel_loops
@@ -209,8 +159,14 @@ def border_of(V: Array, C: Array, j: int, out: Array) -> None:
 @parallel_loops
 def leaf_borders(V: Array, C: Array, out: Array) -> None:
     """V_j C_j of every leaf, into `out` (q, k, columns)."""
-    for j in numba.prange(len(C)):
-        border_of(V, C, j, out[j])
+    q, k, width = C.shape
+    for j in numba.prange(q):
+        for a in range(k):
+            for w in range(width):
+                total = V[j, a, 0] * C[j, 0, w]
+                for b in range(1, k):
+                    total += V[j, a, b] * C[j, b, w]
+                out[j, a, w] = total
 
 
 @parallel_loops
@@ -224,26 +180,6 @@ def subtract_borders(root_indptr: Index, root_leaves: Index, root_entries: Index
             for a in range(k):
                 for w in range(width):
                     out[c, w] -= B[e, a] * VtW[leaf, a, w]
-
-
-@parallel_loops
-def leaf_grams(V: Array, C: Array, sums: Array) -> None:
-    """Sum of (V_j C_j)'(V_j C_j) over each of `len(sums)` runs of leaves, into `sums` (runs, columns, columns)."""
-    q, k, width = C.shape
-    runs = len(sums)
-    for run in numba.prange(runs):
-        total = np.zeros((width, width))
-        own = np.empty((k, width))
-        for j in range(q * run // runs, q * (run + 1) // runs):
-            border_of(V, C, j, own)
-            for a in range(k):
-                for u in range(width):
-                    for w in range(u + 1):
-                        total[u, w] += own[a, u] * own[a, w]
-        for u in range(width):
-            for w in range(u + 1):
-                sums[run, u, w] = total[u, w]
-                sums[run, w, u] = total[u, w]
 
 
 @parallel_loops

@@ -14,6 +14,7 @@ import numpy as np
 from bigmm.columns import Array
 from bigmm.solver import elimination, traces
 from bigmm.solver.layout import Index, Leaves
+from bigmm.solver.leaf_factors import factor_leaves
 from bigmm.solver.leaf_sums import LeafSums, sum_leaves
 from bigmm.solver.threads import loop_threads, looping
 
@@ -38,7 +39,6 @@ class EliminatedLeaves:
         self.leaves = leaves
         self.V = np.zeros((q, k, k))
         self.B = np.empty((len(leaves.indices), k))
-        self._logdets = np.empty(-(-q // elimination.RUN))
         self._VtW = np.empty_like(leaves.ZtXy) if leaves.root_indptr[1:].size else None
         self._threads = loop_threads(leaves.products * k + leaves.ZtZ.size * (k + leaves.ZtXy.shape[2]))
 
@@ -55,7 +55,7 @@ class EliminatedLeaves:
     def factor(self, T: Array, root_templates: Sequence[Array]) -> float:
         """Write V and B; returns 2 sum_j log|L_j|."""
         leaves = self.leaves
-        elimination.leaf_factors(leaves.ZtZ, T, self.V, self._logdets)
+        logdet = factor_leaves(leaves.ZtZ, T, self.V)
         for pair, root_T in zip(leaves.pairs, root_templates, strict=True):
             if pair.by_leaf:
                 elimination.leaf_rows_by_leaf(pair.indptr, pair.starts, pair.ZtZ, self.V, root_T, self.B)
@@ -63,7 +63,7 @@ class EliminatedLeaves:
                 columns = leaves.root_indptr[pair.first :]
                 args = (pair.indptr, columns, leaves.root_leaves, leaves.root_entries, pair.ZtZ, self.V, root_T, self.B)
                 elimination.leaf_rows_by_root(*args)
-        return float(self._logdets.sum())
+        return logdet
 
     def subtract_border(self, border: Array) -> None:
         """`border` (r, width) of W less sum_j B_j'V_j (Z_1'W)_j."""

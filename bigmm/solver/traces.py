@@ -12,6 +12,8 @@ from bigmm.columns import Array
 from bigmm.solver.elimination import inverse_factor, loop_part, parallel_loops
 from bigmm.solver.layout import Index
 
+#: Leaves in a run.
+_RUN = 2**10
 #: Columns of L^-1' that are looked up together: few rows of them for each leaf stay in the processor's second cache.
 PANEL = 64
 #: Orders up to which a dense inverse is looked up leaf by leaf.
@@ -21,18 +23,20 @@ _CACHED = 800
 @parallel_loops
 def spherical_rows(indptr: Index, V: Array, inverse_T: Array, B: Array) -> None:
     """B_j becomes L_j^-T B_j = T^-1 V_j'B_j, in place: what B_j S^-1 B_j' adds to D_j^-1 is G_j S^-1 G_j' of these."""
-    k = V.shape[1]
-    for j in numba.prange(len(indptr) - 1):
+    q, k = V.shape[:2]
+    runs = -(-q // _RUN)
+    for run in numba.prange(runs):
         M, old = np.empty((k, k)), np.empty(k)
-        inverse_factor(inverse_T, V, j, M)
-        for e in range(indptr[j], indptr[j + 1]):
-            for a in range(k):
-                old[a] = B[e, a]
-            for a in range(k):
-                total = 0.0
-                for b in range(a, k):
-                    total += M[a, b] * old[b]
-                B[e, a] = total
+        for j in range(q * run // runs, q * (run + 1) // runs):
+            inverse_factor(inverse_T, V, j, M)
+            for e in range(indptr[j], indptr[j + 1]):
+                for a in range(k):
+                    old[a] = B[e, a]
+                for a in range(k):
+                    total = 0.0
+                    for b in range(a, k):
+                        total += M[a, b] * old[b]
+                    B[e, a] = total
 
 
 @loop_part
