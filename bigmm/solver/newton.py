@@ -38,6 +38,8 @@ _MOST, _MOST_CERTAIN, _LEAST_DAMPING = 1e9, 100.0, 0.05
 _TRUSTED = 0.2
 #: The model has lost a direction when EM's step promises so many times what it does.
 _UNSOUND = 10.0
+#: Near the end a step promises no more than so many times what the one before did.
+_ABSURD = 30.0
 #: Steps in a row that change the objective by no more than its rounding: then the search has seen all that it can.
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
@@ -242,15 +244,15 @@ class _Search:
     def undamped(self, point: Point, model: Model, before: float) -> tuple[Model, Array, float, float]:
         """The model to go by, its step and its decrement, and the larger one of the models with and without a correction.
 
-        Where the exact second derivative is known the model is believed, unless it promises more than it did `before`, which was
-        kept: then rounding has got into a direction that has no say.
+        Where the exact second derivative is known the model is believed, unless it promises many times what it did `before`, which
+        was kept: then rounding has got into a direction that has no say.
         """
         step, decrement = self.propose(point, model, 0.0)
         if not (model.corrected or model.secant):
             return self._sound(point, model, step, decrement, decrement)
         plain = self.models.plain(point)
         other, certain = self.propose(point, plain, 0.0)
-        believed = model.secant or (model.known and decrement <= max(before, certain / _TRUSTED))
+        believed = model.secant or (model.known and decrement <= max(_ABSURD * before, certain / _TRUSTED))
         if believed or _TRUSTED * certain < decrement < certain / _TRUSTED:
             return self._sound(point, model, step, decrement, max(decrement, certain))
         self.models.forget()
