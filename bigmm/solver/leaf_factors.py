@@ -11,7 +11,7 @@ from bigmm.solver.lanes import cholesky, collect, dot, lanes, penalized, product
 
 #: Leaves in a run.
 _RUN = 2**12
-#: A product of diagonals of L is looked up before the next of them, below 1e154, could make it overflow.
+#: A product of diagonals of L is looked up before the next of them, within 1e-154 and 1e154, could take it out of double precision.
 _LARGE = 1e150
 
 
@@ -47,7 +47,7 @@ def _leaf_factors(ZtZ: Array, T: Array, V: Array, lanes: int, logdets: Array) ->
             for a in range(k):
                 for lane in range(n):
                     diagonals *= D[a, a, lane]
-                    if diagonals > _LARGE:
+                    if not 1.0 / _LARGE < diagonals < _LARGE:
                         logdet += np.log(diagonals)
                         diagonals = 1.0
             solve_transposed(D, T, n, out)

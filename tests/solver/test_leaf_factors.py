@@ -35,6 +35,12 @@ def test_determinants_neither_overflow_nor_vanish(scale: float) -> None:
     assert logdet == pytest.approx(np.log1p(ZtZ).sum(), rel=1e-13, abs=1e-12)
 
 
+def test_determinants_that_rounding_made_small() -> None:
+    ZtZ = np.full((5000, 1, 1), -0.999)  # as a subtraction of crossproducts may leave, beside variances far too large
+    logdet = factor_leaves(ZtZ, np.eye(1), np.empty_like(ZtZ))
+    assert logdet == pytest.approx(5000 * np.log1p(-0.999), rel=1e-13)
+
+
 def test_what_is_not_positive_definite_is_not_a_number() -> None:
     ZtZ = np.tile(np.eye(2), (200, 1, 1))
     ZtZ[100] = -2.0 * np.eye(2)
