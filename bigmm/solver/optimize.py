@@ -62,7 +62,7 @@ class Optimization:
     ----------
     settings : Optimizer
     start : array
-        Theta that it started from.
+        Theta that was evaluated first; where another start by moments is lower, the search goes on from that, second in `trace`.
     theta : array
         The best theta found.
     objective : float
