@@ -108,6 +108,7 @@ def _between(
         for c in range(ZtZ.shape[1]):
             for d in range(ZtZ.shape[2]):
                 square = float(ZtZ[e, c, d]) ** 2
-                if square > 0.0:
-                    M[c, d] += square / g_ZtZ[g_refs[e], c, c]
-                    other[d, c] += square / h_ZtZ[h_refs[e], d, d]
+                g_size, h_size = g_ZtZ[g_refs[e], c, c], h_ZtZ[h_refs[e], d, d]
+                if g_size > 0.0 and h_size > 0.0:  # else what is left of the pair is rounding of a subtraction
+                    M[c, d] += square / g_size
+                    other[d, c] += square / h_size

@@ -227,7 +227,8 @@ class _Search:
         if point is not None and self.blocks.slope(point.derivatives) @ self.blocks.entries(point.theta) > 0.0:
             return point
         value = self._without_derivatives(theta)
-        return self.at(theta) if np.isfinite(value) and (point is None or value < point.objective) else point
+        lower = self.at(theta) if np.isfinite(value) and (point is None or value < point.objective) else None
+        return point if lower is None else lower
 
     def _without_derivatives(self, theta: Array) -> float:
         if self.left <= 0:

@@ -61,3 +61,30 @@ def test_never_at_zero_nor_beyond_reason() -> None:
     assert (theta > 0.0).all()
     exact = frame.assign(y=frame["g"] * 1.0 + 1e-7 * rng.normal(size=400))
     assert np.isfinite(start(bigmm.reduce("y ~ 1 + (1 | g)", exact, client=0).model())).all()
+
+
+@pytest.mark.parametrize("seed", [1, 5, 11])
+def test_a_level_without_a_column_after_a_subtraction(seed: int) -> None:
+    """What is left of its pairs is rounding: it was divided by zero."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {"x": rng.normal(size=400), "g": rng.integers(0, 25, 400), "h": rng.integers(0, 12, 400), "w": rng.uniform(0.01, 5.0, 400)}
+    )
+    frame["y"] = rng.normal(size=400) + rng.normal(size=25)[frame["g"]]
+    gone = rng.random(400) < 0.3
+    frame.loc[~gone & frame["g"].isin(range(10)), "x"] = 0.0
+    formula = "y ~ x + (x || g) + (x | h)"
+    whole, taken, left = (
+        bigmm.reduce(formula, rows, weights="w", client=0)
+        for rows in (frame.sample(frac=1.0, random_state=seed), frame[gone], frame[~gone])
+    )
+    assert (whole - taken).fit().objective == pytest.approx(left.fit().objective, abs=1e-6)
+
+
+def test_two_evaluations_are_enough_for_an_answer() -> None:
+    """The second start took the last one, and the first was forgotten."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"g": np.repeat(np.arange(20), 10)})
+    frame["y"] = 100.0 * rng.normal(size=20)[frame["g"]] + rng.normal(size=200)
+    model = bigmm.reduce("y ~ 1 + (1 | g)", frame, client=0).model()
+    assert [model.fit(optimizer=bigmm.Optimizer("newton", maxeval=most)).nevals for most in (1, 2, 3)] == [1, 2, 3]
