@@ -473,3 +473,15 @@ def test_more_random_effects_than_indices_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(identification, "_MOST_EFFECTS", 11)
     with pytest.raises(bigmm.ModelError, match="12 random effects: expected at most 11"):
         fit_keys(CODES)
+
+
+@pytest.mark.parametrize("formula", ["y ~ 1 + (0 + x | g)", "y ~ 1 + (0 + x | g) + (1 | h)"])
+@pytest.mark.parametrize("size", [1e-150, 1e-155, 1e-158, 1e-162])
+def test_a_slope_that_is_next_to_nothing_in_one_level(size: float, formula: str) -> None:
+    """Its squares are too small for double precision: the objective was not a number at any theta."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"g": rng.integers(0, 20, 300), "h": rng.integers(0, 10, 300), "x": rng.normal(size=300), "y": rng.normal(size=300)}
+    )
+    tiny, none = (bigmm.lmer(formula, frame.assign(x=frame["x"].mask(frame["g"] == 3, value)), client=0) for value in (size, 0.0))
+    assert tiny.objective == pytest.approx(none.objective, abs=1e-9)

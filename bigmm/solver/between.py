@@ -20,13 +20,15 @@ from bigmm.solver.leaf_factors import gram_of_leaves
 
 #: Leaves that are summed at once: bounds memory, and the rounding of long sums.
 _BLOCK = 2**12
+#: A level whose column has no more than this of squares has no column: one over it would be infinite.
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 def gram_of_levels(leaves: Leaves) -> Array:
     """Sum of w_j'w_j / a_j, (width, width), which is to be taken from W'W before theta is known; 0 for leaves of several columns."""
     if leaves.ZtZ.shape[1] > 1:
         return np.zeros(leaves.ZtXy.shape[2:] * 2)
-    return _weighted(leaves, lambda a: 1.0 / np.where(a > 0.0, a, np.inf))
+    return _weighted(leaves, lambda a: 1.0 / np.where(a > _TINY, a, np.inf))
 
 
 def taken(leaves: Leaves, T: Array, V: Array) -> Array:
@@ -41,7 +43,7 @@ def taken(leaves: Leaves, T: Array, V: Array) -> Array:
     """
     if len(T) > 1:
         return gram_of_leaves(V, leaves.ZtXy)
-    return -_weighted(leaves, lambda a: 1.0 / np.where(a > 0.0, a * (T[0, 0] ** 2 * a + 1.0), np.inf))
+    return -_weighted(leaves, lambda a: 1.0 / np.where(a > _TINY, a * (T[0, 0] ** 2 * a + 1.0), np.inf))
 
 
 def _weighted(leaves: Leaves, weight: Callable[[Array], Array]) -> Array:

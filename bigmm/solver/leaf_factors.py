@@ -16,9 +16,9 @@ _LARGE = 1e150
 
 
 def factor_leaves(ZtZ: Array, T: Array, V: Array) -> float:
-    """V_j = L_j^-1 T' with L_j L_j' = T'(Z'Z)_j T + I, into `V` (q, k, k); returns 2 sum_j log|L_j|.
+    """V_j = L_j^-1 T' with L_j L_j' = T'(Z'Z)_j T + I, into `V` (q, k, k), for Z'Z (q, k, k) and T (k, k); returns 2 sum_j log|L_j|.
 
-    W_j = V_j'V_j = T D_j^-1 T' is what elimination of leaf j needs.
+    W_j = V_j'V_j = T D_j^-1 T' is what elimination of leaf j needs. Nan where rounding has left no positive definite matrix.
     """
     logdets = np.empty(-(-len(V) // _RUN))
     _leaf_factors(ZtZ, T, V, lanes(3 * T.size), logdets)
@@ -26,7 +26,7 @@ def factor_leaves(ZtZ: Array, T: Array, V: Array) -> float:
 
 
 def gram_of_leaves(V: Array, C: Array) -> Array:
-    """Sum of (V_j C_j)'(V_j C_j), (columns, columns), for C (q, k, columns)."""
+    """Sum of (V_j C_j)'(V_j C_j), (columns, columns), for V (q, k, k) and C (q, k, columns)."""
     q, k, width = C.shape
     sums = np.empty((-(-q // _RUN), width, width))
     _leaf_grams(V, C, lanes(k * (k + 2 * width)), sums)

@@ -200,7 +200,7 @@ class _Search:
         """
         ends = (self.blocks.vanished(theta), theta, self.blocks.vanished(point.theta))
         end, bound = point, point.objective + self.slack(point)
-        for last in {end.tobytes(): end for end in ends}.values():
+        for last in {theta.tobytes(): theta for theta in ends}.values():
             value = self._without_derivatives(last)
             if value <= bound:
                 end = replace(point, theta=last, objective=value)

@@ -41,7 +41,7 @@ def _unit(ZtZ: Array, rows: float) -> Array:
 
 
 def solve_lower(L: Array, x: Array, *, transposed: bool = False) -> Array:
-    """L^-1 x, or L'^-1 x, with a small lower triangular L.
+    """L^-1 x, or L'^-1 x, with a small lower triangular L, nonsingular, (k, k), and x (k, columns).
 
     BLAS does this in one thread. LAPACK's trtrs wakes all of OpenBLAS's for two equations, and on a busy machine waits for them for
     longer than an evaluation takes.
