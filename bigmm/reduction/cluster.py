@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import signal
 import ssl
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from types import FrameType
 from typing import Any
 
 import dask
@@ -109,13 +111,10 @@ def local_cluster(workers: int | None = None) -> Iterator[Client]:
     if getattr(multiprocessing.process.current_process(), "_inheriting", False):
         raise ClusterError("a local cluster starts this script again in each worker: put the call under `if __name__ == '__main__':`")
     count = workers or setting("local-cluster.workers") or len(os.sched_getaffinity(0))
-    with (
-        dask.config.set({**_CONFIG, **_QUIET_WORKERS}),
-        _quiet(),
-        _starting(count) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    with dask.config.set({**_CONFIG, **_QUIET_WORKERS}), _quiet(), contextlib.ExitStack() as opened:
+        with _undisturbed():
+            cluster = opened.enter_context(_starting(count))
+        yield opened.enter_context(Client(cluster, set_as_default=False))
 
 
 @contextlib.contextmanager
@@ -133,6 +132,34 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in before.items():
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A first Ctrl-C, SIGTERM or alarm waits until the processes have started; a second one of its kind does not.
+
+    A process whose parent ends while it is being born prints a traceback, and a cluster can only be closed whole.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    raising = {number: handler for number, handler in handlers.items() if callable(handler)}
+    waiting: list[int] = []
+
+    def wait(number: int, _: FrameType | None) -> None:
+        waiting.append(number)
+        signal.signal(number, raising[signal.Signals(number)])
+
+    for number in raising:
+        signal.signal(number, wait)
+    try:
+        yield
+    finally:
+        for number, handler in raising.items():
+            signal.signal(number, handler)
+        for number in waiting:
+            signal.raise_signal(number)
 
 
 def _starting(count: int) -> LocalCluster:
