@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bigmm.columns import Array, Block, Column, Level, cell_columns, sort_columns, term_block
 from bigmm.design import Design
@@ -57,6 +58,7 @@ class Predictor:
 
     def table(self, table: pa.Table, where: str = "the data") -> Array:
         """Predictions for the rows of an Arrow table, NaN for incomplete rows."""
+        table = _missing_as_fitted(table, self.design)
         _check_kinds(table, self.design)
         rows = evaluate_rows(table, self.design, where)
         out = np.full(len(table), np.nan)
@@ -212,6 +214,15 @@ def _lazily(predictor: Predictor, frame: Any) -> Any:
 
 def _predict_partition(frame: pd.DataFrame, predictor: Predictor) -> pd.Series:
     return predictor.frame(frame)
+
+
+def _missing_as_fitted(table: pa.Table, design: Design) -> pa.Table:
+    """The rows with columns of nothing but missing values as text where the fit had categories: they have no kind of their own."""
+    for position, name in enumerate(table.column_names):
+        if design.kinds.get(name) == "category" and kind_of(table.schema.field(name).type) == "number":
+            if pc.all(table.column(name).is_null(nan_is_null=True), min_count=0).as_py():
+                table = table.set_column(position, name, pa.nulls(len(table), pa.string()))
+    return table
 
 
 def _check_kinds(table: pa.Table, design: Design) -> None:

@@ -158,8 +158,8 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in raising.items():
             signal.signal(number, handler)
-        for number in waiting:
-            signal.raise_signal(number)
+        for held_back in waiting:
+            signal.raise_signal(held_back)
 
 
 def _starting(count: int) -> LocalCluster:

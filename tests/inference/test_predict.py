@@ -315,6 +315,15 @@ def test_all_rows_incomplete(fit: bigmm.LinearMixedModelFit) -> None:
     assert fit.predict(rows).isna().all()
 
 
+@every_kind
+@pytest.mark.parametrize("missing", [None, np.nan, pd.Categorical([None, None])])
+def test_category_of_which_every_value_is_missing(
+    kind: str, missing: Any, fit: bigmm.LinearMixedModelFit, sleepstudy: pd.DataFrame, tmp_path: Path
+) -> None:
+    rows = sleepstudy.drop(columns="Reaction").head(2).assign(Subject=missing)
+    assert np.isnan(values(fit.predict(KINDS[kind](rows, tmp_path)))).all()
+
+
 def test_offset_is_needed_and_added(simulated: bigmm.LinearMixedModelFit) -> None:
     rows = read_data("simulated").dropna().head(3)
     plain = simulated.predict(rows)
