@@ -218,10 +218,10 @@ def _predict_partition(frame: pd.DataFrame, predictor: Predictor) -> pd.Series:
 
 def _missing_as_fitted(table: pa.Table, design: Design) -> pa.Table:
     """The rows with columns of nothing but missing values as text where the fit had categories: they have no kind of their own."""
-    for position, name in enumerate(table.column_names):
-        if design.kinds.get(name) == "category" and kind_of(table.schema.field(name).type) == "number":
-            if pc.all(table.column(name).is_null(nan_is_null=True), min_count=0).as_py():
-                table = table.set_column(position, name, pa.nulls(len(table), pa.string()))
+    for position, field in enumerate(table.schema):
+        unlike = design.kinds.get(field.name) == "category" and kind_of(field.type) == "number"
+        if unlike and pc.all(table.column(position).is_null(nan_is_null=True), min_count=0).as_py():
+            table = table.set_column(position, field.name, pa.nulls(len(table), pa.string()))
     return table
 
 
