@@ -87,7 +87,7 @@ class Models:
         plain = curvature_in_T(model, blocks, new.theta)
         exact = replace(model, H=new.derivatives.information + new.derivatives.gap)
         best = curvature_in_T(exact, blocks, new.theta) if known else plain
-        return Model(model.g, model.H, updated(best, self._changes[-_MEMORY:]) - plain, known=known)
+        return Model(model.g, model.H, updated(best, self._changes[-_MEMORY:], bold=True) - plain, known=known)
 
     def _corrected_in_sigma(self, old: Point, new: Point) -> Model:
         model, moved = self.plain(new), self.blocks.entries(new.theta) - self.blocks.entries(old.theta)

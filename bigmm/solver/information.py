@@ -21,8 +21,10 @@ _FAR = 1e6
 _SMALLEST = 1e-14
 #: ... nor than this part of what the random effects would tell if one level's data told nothing but them.
 _LEAST = 1e-12
-#: Changes of the slope do not correct the information when they disagree with it by more than this factor.
+#: Changes of the slope do not correct the information when they disagree with it by more than this factor, ...
 _BENT = 20.0
+#: ... but where they show less curvature, or none, it may be made smaller along the step by this one.
+_BOLD = 8.0
 
 
 def quadratic_model(theta: Array, derivatives: Derivatives, blocks: Blocks, *, near: bool) -> Model:
@@ -90,11 +92,18 @@ def metric(theta: Array, derivatives: Derivatives, blocks: Blocks) -> Array:
     return blocks.metric([np.asarray(math.sqrt(count) * M) for count, M in zip(counts, inverse, strict=True)])
 
 
-def updated(H: Array, changes: list[tuple[Array, Array]]) -> Array:
-    """BFGS updates by (step, change of the slope), but for changes that disagree too much to be of the same kind."""
-    for moved, change in changes:
-        Hs = H @ moved
+def updated(H: Array, changes: list[tuple[Array, Array]], *, bold: bool = False) -> Array:
+    """BFGS updates by (step, change of the slope), but for changes that disagree too much to be of the same kind.
+
+    A `bold` one makes do with a part of the change where there is too little curvature along a step (Powell 1978, damped BFGS):
+    where the objective falls straight on, steps of the information would be short, and many.
+    """
+    for moved, seen in changes:
+        Hs, change = H @ moved, seen
         curvature, expected = float(change @ moved), float(moved @ Hs)
+        if bold and curvature < expected / _BENT:
+            part = (1.0 - 1.0 / _BOLD) * expected / (expected - curvature)
+            change, curvature = part * change + (1.0 - part) * Hs, expected / _BOLD
         if expected / _BENT < curvature < _BENT * expected:
             H = H - np.outer(Hs, Hs) / expected + np.outer(change, change) / curvature
     return H

@@ -36,6 +36,8 @@ _DAMPING, _MORE = 1.0, 4.0
 _MOST, _MOST_CERTAIN, _LEAST_DAMPING = 1e9, 100.0, 0.05
 #: A correction is dropped when it leaves less than this part of the decrement, or makes it larger by more than that.
 _TRUSTED = 0.2
+#: A step that brings so many times what it promised shows that the model is too cautious: its correction is believed.
+_TIMID = 1.5
 #: The model has lost a direction when EM's step promises so many times what it does.
 _UNSOUND = 10.0
 #: Near the end a step promises no more than so many times what the one before did.
@@ -125,9 +127,9 @@ def newton(
         point = search.lower(point, search.blocks.within_reach(other))
     if point is None:
         raise ModelError(f"the objective does not exist at the start theta = {start}: give another start")
-    model, damping, stalled, before = search.models.plain(point), 0.0, 0, 0.0
+    model, damping, stalled, before, timid = search.models.plain(point), 0.0, 0, 0.0, False
     while True:
-        model, step, decrement, certain = search.undamped(point, model, before)
+        model, step, decrement, certain = search.undamped(point, model, before, timid=timid)
         enough = max(_TOLERANCE, tolerance * abs(point.objective))
         if certain <= enough or stalled >= _STALLED:
             return search.last_step(*((point, step, certain) if short else search.refined(point, step, certain)))
@@ -143,6 +145,7 @@ def newton(
             return search.ended(point, certain, converged=False, reason=search.reason)
         new, damping = found
         stalled = stalled + 1 if new.objective > point.objective - search.noise(point) else 0
+        timid = point.objective - new.objective > _TIMID * certain
         model, point = search.corrected(point, new, decrement)
 
 
@@ -242,18 +245,18 @@ class _Search:
         with self.one_thread():
             return minimize_model(damped, self.blocks, point.theta)
 
-    def undamped(self, point: Point, model: Model, before: float) -> tuple[Model, Array, float, float]:
+    def undamped(self, point: Point, model: Model, before: float, *, timid: bool) -> tuple[Model, Array, float, float]:
         """The model to go by, its step and its decrement, and the larger one of the models with and without a correction.
 
-        Where the exact second derivative is known the model is believed, unless it promises many times what it did `before`, which
-        was kept: then rounding has got into a direction that has no say.
+        Where the exact second derivative is known, and after a `timid` step, the model is believed, unless it promises many times
+        what it did `before`, which was kept: then rounding has got into a direction that has no say.
         """
         step, decrement = self.propose(point, model, 0.0)
         if not (model.corrected or model.secant):
             return self._sound(point, model, step, decrement, decrement)
         plain = self.models.plain(point)
         other, certain = self.propose(point, plain, 0.0)
-        believed = model.secant or (model.known and decrement <= max(_ABSURD * before, certain / _TRUSTED))
+        believed = model.secant or ((model.known or timid) and decrement <= max(_ABSURD * before, certain / _TRUSTED))
         if believed or _TRUSTED * certain < decrement < certain / _TRUSTED:
             return self._sound(point, model, step, decrement, max(decrement, certain))
         self.models.forget()

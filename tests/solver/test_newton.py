@@ -444,6 +444,19 @@ def test_few_levels_of_many_effects(seed: int) -> None:
     assert fit.objective <= oracle.objective + ATOL
 
 
+@pytest.mark.parametrize("seed", [10, 128])
+def test_where_the_objective_falls_straight_on_steps_become_longer(seed: int) -> None:
+    """Outliers without end: of steps as long as the average information has them these took 69 and 57."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"g": rng.integers(0, 60, 600), "x": rng.normal(size=600), "c": rng.integers(0, 2, 600)})
+    frame["y"] = rng.normal(size=60)[frame["g"]] + rng.standard_cauchy(600)
+    model = bigmm.reduce("y ~ x + (x + c | g)", frame, client=0).model()
+    fit, oracle = model.fit(), model.fit(optimizer=Optimizer("bobyqa", maxeval=3000))
+    assert fit.converged
+    assert fit.nevals <= 30
+    assert fit.objective <= oracle.objective + ATOL
+
+
 @pytest.mark.parametrize("weights", [None, "w"])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_variance_that_the_fixed_effects_take_up_changes_nothing(seed: int, weights: str | None) -> None:
