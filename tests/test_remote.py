@@ -19,7 +19,7 @@ from distributed import Client, Status
 
 import bigmm
 from bigmm.errors import ClusterError, LabelError, ModelError
-from bigmm.inference.fit import estimate
+from bigmm.inference.estimate import estimate
 from bigmm.reduction.cluster import local_cluster
 
 pytestmark = pytest.mark.cluster

@@ -17,8 +17,8 @@ from bigmm.design import Design
 from bigmm.errors import ModelError
 from bigmm.formula.coding import ContrastChoice
 from bigmm.formula.terms import Formula
+from bigmm.inference.effects import GroupEffects, effects_table, level_index, level_order
 from bigmm.solver.covariance import RelativeCovariance
-from bigmm.solver.identification import check_pwrss, check_rounding
 from bigmm.solver.optimize import Optimization
 
 if TYPE_CHECKING:
@@ -27,34 +27,6 @@ if TYPE_CHECKING:
 
 #: A diagonal entry of theta below this is reported as singular, as in lme4's isSingular().
 _SINGULAR = 1e-4
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GroupEffects:
-    """Random effects of one grouping factor.
-
-    Attributes
-    ----------
-    names : tuple of str
-        Columns whose combined values are the levels.
-    levels : Index, length q
-    columns : tuple of Column, length k_raw
-        Raw columns of Z that were collected for the factor.
-    coef_names : tuple of str, length k
-    b : (q, k) float64
-        Conditional modes.
-    """
-
-    names: tuple[str, ...]
-    levels: pd.Index
-    columns: tuple[Column, ...]
-    coef_names: tuple[str, ...]
-    b: Array
-
-    @property
-    def name(self) -> str:
-        """As lme4 prints it."""
-        return ":".join(self.names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +179,7 @@ class LinearMixedModelFit:
 
         Levels stand in their declared order or sorted by value; those of combined factors are a MultiIndex.
         """
-        return {self.groups[g].name: _table(self.groups[g], self.groups[g].b, self.design) for g in self._order}
+        return {self.groups[g].name: effects_table(self.groups[g], self.design) for g in self._order}
 
     def condvar(self) -> dict[str, dict[str, Array]]:
         """Conditional variances of the random effects given y and beta, lme4's ``postVar``.
@@ -227,7 +199,7 @@ class LinearMixedModelFit:
         for g in self._order:
             group, variances = self.groups[g], self._conditional_variances[g]
             order = level_order(group, self.design)
-            out[group.name] = {"levels": _index(group)[order], "names": group.coef_names, "vcov": variances[order]}
+            out[group.name] = {"levels": level_index(group)[order], "names": group.coef_names, "vcov": variances[order]}
         return out
 
     @cached_property
@@ -308,63 +280,3 @@ class LinearMixedModelFit:
         from bigmm.storage import save_fit
 
         save_fit(self, path)
-
-
-def estimate(model: LinearMixedModel, found: Optimization) -> LinearMixedModelFit:
-    """Everything that follows from theta.
-
-    sigma^2 = pwrss / nu;  vcov(beta) = sigma^2 (R_X'R_X)^-1  (Bates et al. 2015, equations 38, 54).
-    """
-    objective, evaluation = model.at_optimum(found.theta)
-    check_pwrss(evaluation.pwrss, model.selected.blocks.XytXy)
-    check_rounding(model.rounding(found.theta))
-    solution = model.pls.solve(evaluation)
-    selected, cp = model.selected, model.cp
-    sigma = float(np.sqrt(evaluation.pwrss / model.degrees_of_freedom))
-    inverse = np.linalg.inv(evaluation.RX) if selected.blocks.p else np.zeros((0, 0))
-    groups = tuple(
-        GroupEffects(group.names, levels, group.columns, coding.names, b)
-        for group, coding, (levels, b) in zip(selected.groups, selected.codings, model.effects(evaluation, solution), strict=True)
-    )
-    return LinearMixedModelFit(
-        formula=selected.formula,
-        reml=model.reml,
-        design=cp.design,
-        columns=cp.columns,
-        contrasts=dict(selected.contrasts),
-        coef_names=selected.fixed.names,
-        dropped=selected.fixed.dropped,
-        beta=selected.fixed.beta(solution.beta),
-        vcov_beta=sigma**2 * selected.fixed.vcov(inverse @ inverse.T),
-        sigma=sigma,
-        objective=objective,
-        theta=found.theta,
-        covariance=selected.covariance,
-        groups=groups,
-        rows=cp.rows,
-        optimization=found,
-        model=model,
-    )
-
-
-def level_order(group: GroupEffects, design: Design) -> Any:
-    """Positions of a factor's levels in their declared order (by value where none is declared)."""
-    if not any(name in design.categories for name in group.names):
-        return slice(None)
-    keys = []
-    for depth, name in enumerate(group.names):
-        values = group.levels.get_level_values(depth) if len(group.names) > 1 else group.levels
-        declared = {level: position for position, level in enumerate(design.categories.get(name, ()))}
-        by_value = np.unique(values, return_inverse=True)[1] if name not in design.categories else None
-        keys.append(by_value if by_value is not None else np.array([declared.get(value, len(declared)) for value in values]))
-    return np.lexsort(keys[::-1])
-
-
-def _index(group: GroupEffects) -> pd.Index:
-    return group.levels.set_names(list(group.names)) if len(group.names) > 1 else group.levels.rename(group.name)
-
-
-def _table(group: GroupEffects, values: Array, design: Design) -> pd.DataFrame:
-    table = pd.DataFrame(values, index=_index(group), columns=pd.Index(group.coef_names, dtype="str"))
-    order = level_order(group, design)
-    return table if isinstance(order, slice) else table.iloc[order]

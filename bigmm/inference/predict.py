@@ -28,7 +28,8 @@ from bigmm.reduction.rows import Rows, evaluate_rows
 from bigmm.reduction.sources import kind_of, plan_data
 
 if TYPE_CHECKING:
-    from bigmm.inference.fit import GroupEffects, LinearMixedModelFit
+    from bigmm.inference.effects import GroupEffects
+    from bigmm.inference.fit import LinearMixedModelFit
 
 NewLevels = Literal["error", "population"]
 _NO_RESPONSE = Expression("0", ())

@@ -273,7 +273,7 @@ class LinearMixedModel:
         StorageError
             For a log that cannot be read or written, or that belongs to another model or other crossproducts.
         """
-        from bigmm.inference.fit import estimate
+        from bigmm.inference.estimate import estimate
 
         settings = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer or "newton")
         own = own_sizes(self.selected.blocks, self.selected.covariance)

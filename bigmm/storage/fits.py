@@ -13,7 +13,8 @@ import pandas as pd
 from bigmm.errors import StorageError
 from bigmm.formula import parse_formula
 from bigmm.formula.coding import code_terms
-from bigmm.inference.fit import GroupEffects, LinearMixedModelFit
+from bigmm.inference.effects import GroupEffects
+from bigmm.inference.fit import LinearMixedModelFit
 from bigmm.solver.covariance import RelativeCovariance, TermCovariance
 from bigmm.solver.optimize import Optimization, Optimizer
 from bigmm.storage.arrays import read_table

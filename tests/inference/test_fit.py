@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import bigmm
-from bigmm.inference.fit import estimate
+from bigmm.inference.estimate import estimate
 from bigmm.solver.optimize import Optimization
 from tests.reference.cases import read_data
 

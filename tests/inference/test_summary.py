@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bigmm
-from bigmm.inference.fit import estimate
+from bigmm.inference.estimate import estimate
 from bigmm.inference.summary import abbreviate, format_numbers
 from bigmm.solver.optimize import Optimization, Optimizer
 from tests.reference.cases import CASES, read_data

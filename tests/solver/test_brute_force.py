@@ -12,7 +12,8 @@ import pytest
 
 import bigmm
 from bigmm.errors import ModelError
-from bigmm.inference.fit import LinearMixedModelFit, estimate
+from bigmm.inference.estimate import estimate
+from bigmm.inference.fit import LinearMixedModelFit
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.optimize import Optimization, Optimizer
 from bigmm.solver.pls import PenalizedLeastSquares
