@@ -185,6 +185,9 @@ def _check(fit: LinearMixedModelFit) -> None:
     names = code_terms(fit.formula.fixed, fit.columns, kinds, fit.design.categories, fit.contrasts).names
     if sorted((*fit.coef_names, *fit.dropped)) != sorted(names):
         raise ValueError(f"coefficients {fit.coef_names}, dropped {fit.dropped}, of {names}")
+    for group in fit.groups:
+        if len(group.coef_names) != group.b.shape[1]:
+            raise ValueError(f"{group.b.shape[1]} random effects a level, called {group.coef_names}")
     for term in fit.covariance.terms:
         if not (
             0 <= term.position < len(fit.formula.random)

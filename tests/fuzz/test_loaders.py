@@ -146,6 +146,19 @@ def test_a_renamed_coefficient_is_refused(saved: Path, name: str) -> None:
         bigmm.load(folder)
 
 
+@pytest.mark.parametrize("names", ["", [], ["(Intercept)", "x", "x"]])
+def test_other_random_effects_than_there_are_columns(saved: Path, names: Any) -> None:
+    """When the fit is loaded, not when its table is made."""
+    folder = copied(saved, "fit")
+
+    def rename(record: dict[str, Any]) -> None:
+        record["groups"][-1]["coef_names"] = names
+
+    seal(folder, "fit", rename)
+    with pytest.raises(bigmm.StorageError):
+        bigmm.load(folder)
+
+
 def test_an_edited_estimate_is_found(saved: Path) -> None:
     folder = copied(saved, "fit")
     manifest = folder / "estimates.json"
