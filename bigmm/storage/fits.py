@@ -188,16 +188,33 @@ def _check(fit: LinearMixedModelFit) -> None:
     for group in fit.groups:
         if len(group.coef_names) != group.b.shape[1]:
             raise ValueError(f"{group.b.shape[1]} random effects a level, called {group.coef_names}")
+    if sorted(term.position for term in fit.covariance.terms) != list(range(len(fit.formula.random))):
+        raise ValueError(f"terms {fit.covariance.terms} of {fit.formula.text}")
+    first = 0
     for term in fit.covariance.terms:
-        if not (
-            0 <= term.position < len(fit.formula.random)
-            and 0 <= term.columns.start < term.columns.stop <= fit.groups[term.group].b.shape[1]
-        ):
-            raise ValueError(f"term {term}")
+        _check_term(fit, term, first)
+        first = term.theta.stop
+    if first != len(fit.theta):
+        raise ValueError(f"theta {fit.theta} of {fit.covariance.terms}")
     for column in (*fit.columns, *(column for group in fit.groups for column in group.columns)):
         for name, level in column.cell:
             if levels.setdefault(name, type(level)) is not type(level) or not isinstance(level, (str, int, float, pd.Timestamp)):
                 raise ValueError(f"level {level!r} of {name!r}")
+
+
+def _check_term(fit: LinearMixedModelFit, term: TermCovariance, first: int) -> None:
+    """Everything that a random-effects term says follows from the formula and its factor; its entries of theta begin at `first`."""
+    random, group, k = fit.formula.random[term.position], fit.groups[term.group], term.size
+    names = code_terms(random.terms, group.columns, fit.design.kinds, fit.design.categories).names
+    places = (term.position, term.group, term.columns.start, term.columns.stop, term.theta.start, term.theta.stop)
+    if not all(type(place) is int and place >= 0 for place in places):
+        raise ValueError(f"places {places}")
+    if set(random.group) != set(group.names) or term.factor != group.name:
+        raise ValueError(f"term {term} on {group.name}")
+    if not names or names != term.names or names != group.coef_names[term.columns] or term.columns.stop - term.columns.start != k:
+        raise ValueError(f"columns {term.names} of {names}")
+    if (term.theta.start, term.theta.stop) != (first, first + k * (k + 1) // 2):
+        raise ValueError(f"theta of {term}")
 
 
 def _read_group(record: Mapping[str, Any], table: pd.DataFrame) -> GroupEffects:
