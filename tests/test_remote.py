@@ -51,6 +51,8 @@ FORMULAS = [
     "y ~ f + (f | g)",
     "y ~ 1 + (1 | g)",
     "y ~ x + (1 | g) + (1 | h) + (1 | f:h)",
+    "y ~ x + (x | h) + (1 | f)",  # some slices have no levels
+    "y ~ x + (1 | f)",
 ]
 
 

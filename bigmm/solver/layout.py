@@ -196,7 +196,7 @@ def _leaves(blocks: ModelBlocks, leading: int, groups: tuple[int, ...], offsets:
     pairs = [blocks.pairs[min(leading, h), max(leading, h)] for h in groups]
     counts = [placement.count(pair.g_refs if leading < h else pair.h_refs, group.q) for h, pair in zip(groups, pairs, strict=True)]
     sizes = [blocks.groups[h].k for h in groups]
-    lengths = np.array([k * count for k, count in zip(sizes, counts, strict=True)], dtype=np.int64).reshape(-1, group.q)
+    lengths = np.array([k * count for k, count in zip(sizes, counts, strict=True)], dtype=np.int64).reshape(len(sizes), group.q)
     # Without a root these are zeros, in pages that nobody writes and that take no memory.
     indptr = pointers(lengths.sum(axis=0)) if groups else np.zeros(group.q + 1, dtype=np.int64)
     # One scalar factor in the root: the crossproducts hold its entries, or their transpose, as they are needed here.
