@@ -17,7 +17,7 @@ def leaf_variances(eliminated: EliminatedLeaves, r: int, solve_L: Callable[[Arra
     """V_j'(I + B_j S^-1 B_j') V_j, (q, k, k), from the columns of L^-1 P B_j'; `r` are the root's columns."""
     V = eliminated.V
     alone = np.asarray(np.einsum("jba,jbc->jac", V, V))
-    if not r:
+    if not r or not len(V):  # no root, or a slice without levels
         return alone
     step = max(BATCH // V.shape[1], 1)
     found = [_through_root(eliminated, first, min(first + step, len(V)), r, solve_L) for first in range(0, len(V), step)]
