@@ -65,11 +65,18 @@ def _expand(source: str, storage_options: Mapping[str, Any]) -> list[tuple[Abstr
     shown = without_secrets(source)
     with reading(repr(shown), _CHECK):
         filesystem, path = url_to_fs(source, **storage_options)
+        path = _plain(filesystem, path)
         infos = _find(filesystem, path)
     if not infos:
         raise DataError(f"no data files in {shown!r}: expected Parquet or CSV files, hidden ones do not count")
     ordered = sorted(infos, key=lambda info: natural_key(info["name"]))
     return [(filesystem, info, _url(filesystem, info["name"])) for info in ordered]
+
+
+def _plain(filesystem: AbstractFileSystem, path: str) -> str:
+    """A local path without ``..``, ``.`` and doubled slashes, where that is the same file: one file has one name."""
+    plain = os.path.normpath(path) if isinstance(filesystem, LocalFileSystem) else path
+    return plain if plain == path or os.path.realpath(plain) == os.path.realpath(path) else path
 
 
 def _find(filesystem: AbstractFileSystem, path: str) -> list[Info]:
