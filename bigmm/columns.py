@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bigmm.errors import FormulaError
+from bigmm.errors import FormulaError, LabelError
 from bigmm.formula.expression import Expression
 from bigmm.formula.terms import Term
 
@@ -145,8 +145,30 @@ def cell_columns(block: Block, cells: pd.Index) -> tuple[Column, ...]:
 
 
 def sort_columns(columns: Iterable[Column]) -> tuple[Column, ...]:
-    """Columns in the one order that does not depend on how the data were cut."""
-    return tuple(sorted(set(columns), key=lambda column: (column.numeric, column.categories, [level for _, level in column.cell])))
+    """Columns in the one order that does not depend on how the data were cut.
+
+    Raises
+    ------
+    LabelError
+        When the levels of one category are of several types, as True and 1, which Python takes for the same.
+    """
+    listed = list(columns)
+    _check_level_types(listed)
+    return tuple(sorted(set(listed), key=lambda column: (column.numeric, column.categories, [level for _, level in column.cell])))
+
+
+def _check_level_types(columns: Iterable[Column]) -> None:
+    types: dict[str, str] = {}
+    for name, level in (pair for column in columns for pair in column.cell):
+        found = _level_type(level)
+        if types.setdefault(name, found) != found:
+            raise LabelError(f"levels of {name!r} are {types[name]} and {found}: write the column with one type and reduce again")
+
+
+def _level_type(level: Level) -> str:
+    if isinstance(level, bool):
+        return "bool"
+    return "numbers" if isinstance(level, (int, float)) else "text" if isinstance(level, str) else "dates"
 
 
 def covering(columns: tuple[Column, ...], numeric: tuple[str, ...], categories: Iterable[str]) -> list[int]:

@@ -385,3 +385,23 @@ def test_too_little_weight_left_to_tell_from_rounding() -> None:
     whole, part = (bigmm.reduce("y ~ s + (1 | g)", data, weights="w", client=0) for data in (frame, frame[:30]))
     with pytest.raises(bigmm.LabelError, match="too little to tell from rounding"):
         whole - part
+
+
+@pytest.mark.parametrize("formula", ["y ~ k + (1 | g)", "y ~ 1 + (k | g)"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([0, 1, 2], [False, True, True]),
+        (["p", "q", "r"], [False, True, True]),
+        ([0, 1, 2], ["p", "q", "r"]),
+        ([pd.Timestamp(2024, 1, day) for day in (1, 2, 3)], ["p", "q", "r"]),
+    ],
+)
+def test_one_category_of_two_types(formula: str, one: list[Any], other: list[Any]) -> None:
+    """True and 1 are the same key of a dict: their rows were pooled without a word; text and numbers cannot be sorted."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"y": rng.normal(size=120), "g": rng.integers(0, 6, 120)})
+    columns = pd.Categorical(one * 40), other * 40
+    parts = [bigmm.reduce(formula, rows.assign(k=column), client=0) for column in columns]
+    with pytest.raises(bigmm.LabelError, match=r"'k' are .* and .*: write the column with one type"):
+        parts[0] + parts[1]

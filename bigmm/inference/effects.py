@@ -41,7 +41,7 @@ class GroupEffects:
 
 
 def level_order(group: GroupEffects, design: Design) -> Any:
-    """Positions of a factor's levels in their declared order (by value where none is declared)."""
+    """Positions of a factor's levels, (q,) or all, in their declared order (by value where none is declared)."""
     if not any(name in design.categories for name in group.names):
         return slice(None)
     keys = []
@@ -54,12 +54,12 @@ def level_order(group: GroupEffects, design: Design) -> Any:
 
 
 def level_index(group: GroupEffects) -> pd.Index:
-    """The levels, named by the columns that they are values of."""
+    """The levels, length q, named by the columns that they are values of."""
     return group.levels.set_names(list(group.names)) if len(group.names) > 1 else group.levels.rename(group.name)
 
 
 def effects_table(group: GroupEffects, design: Design) -> pd.DataFrame:
-    """Conditional modes, one row a level in `level_order`."""
+    """Conditional modes, (q, k), one row a level in `level_order`."""
     table = pd.DataFrame(group.b, index=level_index(group), columns=pd.Index(group.coef_names, dtype="str"))
     order = level_order(group, design)
     return table if isinstance(order, slice) else table.iloc[order]

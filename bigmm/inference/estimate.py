@@ -1,4 +1,4 @@
-"""Everything that follows from theta."""
+"""From theta to a fit: sigma, fixed effects and their covariance, random effects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 def estimate(model: LinearMixedModel, found: Optimization) -> LinearMixedModelFit:
     """The fit at the theta that a search has found.
 
-    sigma^2 = pwrss / nu;  vcov(beta) = sigma^2 (R_X'R_X)^-1  (Bates et al. 2015, equations 38, 54).
+    sigma^2 = pwrss / nu;  vcov(beta) = sigma^2 (R_X'R_X)^-1.
+
+    Raises
+    ------
+    ModelError
+        When the model explains the response exactly, so that no residual variance is left.
+
+    References
+    ----------
+    Bates et al. (2015), JSS 67(1), equations 38 and 54.
     """
     objective, evaluation = model.at_optimum(found.theta)
     check_pwrss(evaluation.pwrss, model.selected.blocks.XytXy)
