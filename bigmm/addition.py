@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from bigmm.crossproducts import CrossProducts, GroupProducts
 from bigmm.design import Design
 from bigmm.errors import LabelError
 from bigmm.levels import Refs
+
+logger = logging.getLogger(__name__)
 
 
 def merge(parts: Iterable[CrossProducts], *, allow_overlap: bool = False) -> CrossProducts:
@@ -38,29 +41,26 @@ def merge(parts: Iterable[CrossProducts], *, allow_overlap: bool = False) -> Cro
     parts = list(parts)
     if not parts:
         raise LabelError("nothing to merge: expected at least one crossproducts")
-    if not allow_overlap:
-        _check_disjoint([part.sources for part in parts])
+    twice = _shared([part.sources for part in parts])
+    if twice and not allow_overlap:
+        raise LabelError(
+            f"{shown(twice)} {'is' if len(twice) == 1 else 'are'} in several of the crossproducts, and rows would count twice: "
+            "leave one out, or allow the overlap if they are different rows of it (allow_overlap=True, --allow-overlap)"
+        )
+    if twice:
+        logger.warning("in several of the crossproducts, each with its own rows as you say: %s", shown(twice))
     return add(parts)
 
 
-def _check_disjoint(parts: Sequence[Sources]) -> None:
-    """Refuse to add up crossproducts that share a file: its rows would count twice.
-
-    Raises
-    ------
-    LabelError
-    """
+def _shared(parts: Sequence[Sources]) -> list[str]:
+    """Files that several parts have."""
     seen: set[str] = set()
     twice: dict[str, None] = {}
     for part in parts:
         urls = set(itertools.compress(part.urls, part.are_files & (part.read > 0)))
         twice |= dict.fromkeys(sorted(urls & seen))
         seen |= urls
-    if twice:
-        raise LabelError(
-            f"{shown(list(twice))} {'is' if len(twice) == 1 else 'are'} in several of the crossproducts, and rows would count twice: "
-            "leave one out, or allow the overlap if they are different rows of it (allow_overlap=True, --allow-overlap)"
-        )
+    return list(twice)
 
 
 def add(parts: Iterable[CrossProducts], threads: int = 1, between: Callable[[], None] | None = None) -> CrossProducts:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design, NaAction
-from bigmm.errors import ClusterError, FormulaError, StorageError
-from bigmm.formula import parse_formula
+from bigmm.errors import ClusterError, StorageError
 from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import ProgressCallback
 from bigmm.reduction.reduce import blank_design, plan_pass, reduce_plan, with_plan
@@ -71,14 +70,12 @@ def reduced(
 
     Raises
     ------
-    ModelError, FormulaError, StorageError, ClusterError
-        For another choice; for leaves on workers with several responses, with a checkpoint, or without workers.
+    ModelError, StorageError, ClusterError
+        For another choice; for leaves on workers with a checkpoint, or without workers.
     """
     check_leaves(leaves)
     if leaves == "workers" and checkpoint is not None:
         raise StorageError("a checkpoint holds what is reduced here, and leaves on workers are not: leave it out, or choose leaves='local'")
-    if leaves == "workers" and len(parse_formula(formula).responses) > 1:
-        raise FormulaError("leaves on workers serve one response: fit them one by one, or choose leaves='local'", formula, 0)
     plan, design = plan_pass(blank_design(formula, weights, offset, na_action, on_error), data, storage_options)
     options = RunOptions(checkpoint, resume, on_error, progress)
     with ExitStack() as cluster:
@@ -104,8 +101,6 @@ def _before(plan: Plan, design: Design, leaves: LeavesChoice, client: Client | N
         return Residence("local", "there are no workers")
     if checkpoint is not None:
         return Residence("local", "a checkpoint is kept here")
-    if len(design.formula.responses) > 1:
-        return Residence("local", "several responses share them")
     counts = [chunk.rows for chunk in plan.chunks]
     needed, available = needed_at_most(design, None if None in counts else sum(count or 0 for count in counts)), available_memory()
     if needed > available:

@@ -6,7 +6,7 @@ held here; each evaluation of a model is a map over the slices and a sum (`bigmm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from bigmm.addition import add
 from bigmm.columns import Array
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
 from bigmm.design import Design, NaAction
-from bigmm.errors import LabelError
+from bigmm.errors import LabelError, ModelError
 from bigmm.formula import parse_formula
 from bigmm.reduction.cluster import connect
 from bigmm.reduction.progress import ProgressCallback
@@ -113,6 +113,36 @@ class RemoteCrossProducts:
     ) -> LinearMixedModelFit:
         """Estimates, as `bigmm.CrossProducts.fit`; the same numbers to rounding. The fit keeps nothing on the cluster."""
         return replace(self.model(formula, reml, contrasts).fit(start=start, optimizer=optimizer), model=None)
+
+    def models(
+        self, formula: str | None = None, reml: bool = True, contrasts: Mapping[str, Any] | None = None
+    ) -> Iterator[DistributedModel]:
+        """The models of a formula's responses, one after the other, as `model`.
+
+        Raises
+        ------
+        LabelError, ModelError
+            As `model`.
+        """
+        parsed = self.design.formula if formula is None else parse_formula(formula)
+        for response in parsed.responses:
+            try:
+                yield self.model(parsed.for_response(response).text, reml, contrasts)
+            except ModelError as error:
+                raise ModelError(f"response {response.text!r}: {error}") from None
+
+    def fits(
+        self,
+        formula: str | None = None,
+        reml: bool = True,
+        contrasts: Mapping[str, Any] | None = None,
+        start: npt.ArrayLike | None = None,
+        optimizer: str | Optimizer | None = None,
+    ) -> dict[str, LinearMixedModelFit]:
+        """A fit for each response of ``cbind(y1, y2) ~ ...``, as `bigmm.CrossProducts.fits`."""
+        models = self.models(formula, reml, contrasts)
+        fits = (replace(model.fit(start=start, optimizer=optimizer), model=None) for model in models)
+        return {fit.formula.responses[0].text: fit for fit in fits}
 
     @property
     def design(self) -> Design:

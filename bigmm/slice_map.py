@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dask.sizeof import sizeof
 from distributed.client import ClosedClientError
-from distributed.comm import CommClosedError
 
 from bigmm.errors import ClusterError
 from bigmm.reduction.segments import FAN_IN
@@ -63,7 +62,7 @@ class SliceMap:
             return self._client.scatter([arguments], hash=False, timeout=_WAIT_SECONDS)[0]
         except TimeoutError:
             raise ClusterError(f"no worker has been there for {_WAIT_SECONDS:.0f} s: start workers and run again") from None
-        except CommClosedError as error:
+        except OSError as error:  # the connection was closed, or there was none
             raise DroppedError(f"a worker was lost while it was sent {len(arguments)} arguments ({error})") from None
 
     def each(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -298,3 +298,9 @@ def test_no_sources_at_all(tmp_path: Path) -> None:
     assert len(loaded.sources) == 0
     assert len((loaded + cp).sources) == 0
     assert (loaded - loaded).nobs == 0
+
+
+def test_nothing_is_left_to_fit(files: list[Path]) -> None:
+    cp = bigmm.reduce(FORMULA, files[0], client=0)
+    with pytest.raises(bigmm.ModelError, match="the crossproducts hold no row, and a model needs some: were all of them subtracted"):
+        (cp - cp).fit()

@@ -330,7 +330,8 @@ def test_merge_refuses_a_file_twice(tmp_path: Path, days: Path) -> None:
         assert result.exit_code == 2
         assert "part-1.parquet' is in several of the crossproducts, and rows would count twice" in result.stderr
     assert (tmp_path / "all.cp" / "crossproducts.json").read_bytes() == before
-    run_well("merge", tmp_path / "all.cp", tmp_path / "1.cp", "--allow-overlap", "-o", tmp_path / "twice.cp")
+    twice = run_well("merge", tmp_path / "all.cp", tmp_path / "1.cp", "--allow-overlap", "-o", tmp_path / "twice.cp")
+    assert "bigmm: in several of the crossproducts, each with its own rows as you say: " in twice.stderr
     assert json.loads(run_well("inspect", tmp_path / "twice.cp", "--json").stdout)["rows"]["read"] == 180
 
 

@@ -16,11 +16,11 @@ from distributed import Client
 
 import bigmm
 from bigmm.cli import main
-from bigmm.errors import ClusterError, FormulaError, ModelError, StorageError
+from bigmm.errors import ClusterError, ModelError, StorageError
 from bigmm.leaves import reduced
 from bigmm.reduction.reduce import blank_design, plan_pass
 from bigmm.remote import RemoteCrossProducts
-from bigmm.solver.residence import LeafSizes, choose_residence, count_bytes, needed_at_most
+from bigmm.solver.residence import LeafSizes, LeavesChoice, choose_residence, count_bytes, needed_at_most
 
 FORMULA = "y ~ x + (x | g) + (1 | h)"
 ROWS = 3000
@@ -111,12 +111,20 @@ def test_checkpoints_are_local(client: Client, files: Path, tmp_path: Path, monk
 
 
 @pytest.mark.cluster
-def test_several_responses_are_local(client: Client, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("leaves", ["auto", "workers"])
+def test_several_responses(client: Client, files: Path, monkeypatch: pytest.MonkeyPatch, leaves: LeavesChoice) -> None:
+    formula = "cbind(y, x) ~ 1 + (1 | g) + (1 | h)"
+    here = bigmm.reduce(formula, files, client=0).fits()
     monkeypatch.setenv("BIGMM_MEMORY", TOO_LITTLE)
-    with reduced("cbind(y, x) ~ 1 + (1 | g)", files, "auto", client) as found:
-        assert str(found.residence) == "local, several responses share them"
-    with pytest.raises(FormulaError, match="serve one response"), reduced("cbind(y, x) ~ 1 + (1 | g)", files, "workers", client):
-        pass
+    with reduced(formula, files, leaves, client) as found:
+        assert found.residence.where == "workers"
+        there = found.cp.fits()
+    assert list(there) == ["y", "x"]
+    for response, fit in there.items():
+        assert fit.objective == pytest.approx(here[response].objective, abs=1e-6)
+        np.testing.assert_allclose(fit.beta, here[response].beta, rtol=1e-6)
+        np.testing.assert_allclose(fit.varcorr["vcov"], here[response].varcorr["vcov"], rtol=1e-4, atol=1e-6)
+        assert fit.formula.text == here[response].formula.text
 
 
 def test_refused(files: Path) -> None:

@@ -180,6 +180,26 @@ def test_workers_are_lost_during_the_search(files: Path, monkeypatch: pytest.Mon
     np.testing.assert_array_equal(fit.ranef()["g"], expected.ranef()["g"])
 
 
+def test_a_worker_that_cannot_be_reached(client: Client, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large arguments are sent again when the connection is not made, which takes a lost worker the right moment."""
+    monkeypatch.setattr("bigmm.slice_map._SMALL", 0.0)
+    model = bigmm.reduce_on_workers("y ~ x + (x | g)", files, client).model()
+    expected, scatter, refusals = model.objective(model.theta0), client.scatter, [2]
+
+    def sometimes(*arguments: Any, **options: Any) -> Any:
+        refusals[0] -= 1
+        if refusals[0] >= 0:
+            raise OSError("Timed out trying to connect to tcp://127.0.0.1:1 after 10 s")
+        return scatter(*arguments, **options)
+
+    monkeypatch.setattr(client, "scatter", sometimes)
+    assert model.objective(1.1 * model.theta0) != expected
+    assert model.objective(model.theta0) == expected
+    refusals[0] = 100
+    with pytest.raises(ClusterError, match=r"lost again and again \(.*Timed out trying to connect"):
+        model.objective(1.2 * model.theta0)
+
+
 def kill_a_worker(client: Client, killed: list[int]) -> None:
     """One that the scheduler has, by the signal that cannot be caught; none while all of them are being started again."""
     known = client.scheduler_info(n_workers=-1)["workers"]

@@ -147,8 +147,8 @@ def test_sums_differences_and_disk(tmp_path: Path) -> None:
 
 
 def test_names_that_need_backticks() -> None:
-    formula = parse_formula("cbind(`the y`, log(`the y`), I(a, b)) ~ 1 + (1 | g)".replace("I(a, b)", "I(a + b)"))
-    assert [response.text for response in formula.responses] == ["the y", "log(`the y`)", "I(a + b)"]
+    formula = parse_formula("cbind(`the y`, log(`the y`), I(a + b), `a~b`, `~`) ~ 1 + (1 | g)")
+    assert [response.text for response in formula.responses] == ["the y", "log(`the y`)", "I(a + b)", "a~b", "~"]
     for response in formula.responses:
         single = formula.for_response(response)
         assert parse_formula(single.text) == single

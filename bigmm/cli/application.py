@@ -13,6 +13,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ import click
 
 from bigmm.cli.journal import Journal, JournalHandler, finish_journal, journal_kept, journal_of
 from bigmm.errors import BigmmError, ClusterError, IdentificationWarning, PrecisionWarning
-from bigmm.urls import text_without_secrets
+from bigmm.urls import is_url, text_without_secrets
 
 EXIT_UNEXPECTED = 1
 EXIT_MISTAKE = 2
@@ -38,7 +39,7 @@ Exit codes:
   2    a mistake in the arguments, the formula or the data
   3    the search of `fit` did not converge; its result is printed and saved all the same
   75   not done, but the checkpoint holds what is: run again with --resume (stopped by SIGTERM
-       or --max-time, or the cluster was lost)
+       or --max-time, or the cluster was lost); the same before anything is done
   130  stopped by Ctrl-C
   143  stopped by SIGTERM, without a checkpoint
 """
@@ -192,9 +193,15 @@ def _checkpoint(ctx: click.Context | None) -> str | None:
 def _stop(word: str, code: int, ctx: click.Context | None) -> NoReturn:
     _forget_clusters()
     place = _checkpoint(ctx)
-    message = word + (f"; what is done is in {place!r}: run again with --resume" if place else "")
+    message = word + (f"; {_done(place)}: run again with --resume" if place else "")
     click.echo(f"bigmm: {message}", err=True)
     raise Stopped(code, message) from None
+
+
+def _done(place: str) -> str:
+    """What a checkpoint holds; one that a URL names is not asked, for the end must not wait."""
+    holds = is_url(place) or next(Path(place).rglob("*.json*"), None) is not None
+    return f"what is done is in {place!r}" if holds else f"nothing is in {place!r} yet"
 
 
 def _forget_clusters() -> None:

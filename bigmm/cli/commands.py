@@ -146,8 +146,9 @@ def _models(found: Reduced, asked: str | None, formula: Formula, reml: bool, con
         model = found.cp.model(asked, reml=reml, contrasts=contrasts)
         model.residence = found.residence
         return [model]
-    assert isinstance(found.cp, CrossProducts)
-    return build_models(found.cp, asked, reml=reml, contrasts=contrasts)
+    if isinstance(found.cp, CrossProducts):
+        return build_models(found.cp, asked, reml=reml, contrasts=contrasts)
+    return found.cp.models(asked, reml=reml, contrasts=contrasts)
 
 
 def _fit(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from bigmm.formula.expression import Expression
+from bigmm.formula.scan import scan
 
 #: A term of a linear predictor is a product of factors; the empty product is the intercept.
 Term: TypeAlias = tuple[Expression, ...]
@@ -75,5 +76,6 @@ class Formula:
         """The same terms for one of the responses."""
         plain = not response.is_column or re.fullmatch(r"[^\W\d][\w.]*", response.text)
         left = response.text if plain else f"`{response.text}`"
-        right = self.text.partition("~")[2].strip()
+        tilde = next(token for token in scan(self.text) if token.text == "~")
+        right = self.text[tilde.end :].strip()
         return replace(self, text=f"{left} ~ {right}", responses=(response,))

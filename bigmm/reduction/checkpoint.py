@@ -140,14 +140,14 @@ def _identity(work: Work, plan_digest: str) -> dict[str, Any]:
     }
 
 
-#: What a person calls the parts of an identity.
+#: What a person calls the parts of an identity: what was asked for first, for other parts follow from it.
 _NAMES = {
-    "data": "files, for files that have changed, or for another bigmm.chunk-bytes",
     "formula": "formula",
     "weights": "weights",
     "offset": "offset",
     "na_action": "treatment of incomplete rows",
     "on_error": "treatment of what cannot be read",
+    "data": "files, for files that have changed, or for another bigmm.chunk-bytes",
     "cut": "version of bigmm, which cuts the work otherwise",
 }
 
@@ -162,7 +162,7 @@ def _check_same(checkpoint: Checkpoint, *, resume: bool) -> None:
     if found["format"] != _FORMAT:
         raise StorageError(f"the checkpoint {place!r} has format {found['format']}: expected {_FORMAT}; choose another place")
     wanted = json.loads(json.dumps(checkpoint.identity))
-    for key, value in wanted.items():
+    for key, value in {key: wanted[key] for key in [*_NAMES, *wanted]}.items():
         if found["identity"].get(key) != value:
             shown = (
                 f" ({found['identity'].get(key)!r:.80}; now {value!r:.80})" if key in ("formula", "weights", "offset", "na_action") else ""

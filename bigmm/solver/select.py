@@ -49,6 +49,8 @@ def select(cp: CrossProducts, formula: Formula, contrasts: Mapping[str, Contrast
     """
     response = _response_place(cp, formula)
     _check_collected(cp, formula)
+    if not cp.nobs:
+        raise ModelError("the crossproducts hold no row, and a model needs some: were all of them subtracted?")
     contrasts = {} if contrasts is None else contrasts
     check_contrasts(contrasts, cp.design.formula.fixed, cp.design.kinds)
     fixed = fixed_part(cp, formula, contrasts, response)

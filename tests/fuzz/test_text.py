@@ -23,7 +23,7 @@ from bigmm.formula import parse_formula
 #: Seconds for any formula; a quiet machine needs a hundredth.
 PATIENCE = 5.0
 
-names = st.sampled_from(["y", "x", "g", "f", "`a b`", "été", "I", "os", "__import__", "x.y", "1", "0", "-1", "1e400"])
+names = st.sampled_from(["y", "x", "g", "f", "`a b`", "`a~b`", "été", "I", "os", "__import__", "x.y", "1", "0", "-1", "1e400"])
 operators = st.sampled_from([" + ", " - ", "*", ":", "/", "^", "|", "||", "~", " %in% ", "**", "=", ",", "."])
 grammar = st.recursive(
     names,
@@ -42,7 +42,9 @@ grammar = st.recursive(
 def read(text: str) -> None:
     started = time.perf_counter()
     with contextlib.suppress(FormulaError):
-        parse_formula(text)
+        formula = parse_formula(text)
+        for single in map(formula.for_response, formula.responses):
+            assert parse_formula(single.text) == single
     assert time.perf_counter() - started < PATIENCE
 
 
@@ -55,6 +57,7 @@ def test_any_text(text: str) -> None:
 def test_text_that_looks_like_a_formula(left: str, right: str) -> None:
     read(f"{left} ~ {right}")
     read(f"y ~ {right} + (1 | g)")
+    read(f"cbind({left}, {right}, y) ~ 1 + (1 | g)")
 
 
 @pytest.mark.parametrize(

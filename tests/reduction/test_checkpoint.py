@@ -63,7 +63,7 @@ class StopError(Exception):
     """What stops a pass in this process."""
 
 
-def stopped_after(files: Path, folder: Path, batches: int, **options: Any) -> None:
+def stopped_after(files: Path, folder: Path, batches: int, formula: str = FORMULA, **options: Any) -> None:
     """Run a pass that ends after some batches."""
 
     def stop(progress: Progress) -> None:
@@ -71,7 +71,7 @@ def stopped_after(files: Path, folder: Path, batches: int, **options: Any) -> No
             raise StopError
 
     with pytest.raises(StopError):
-        bigmm.reduce(FORMULA, files, checkpoint=folder, progress=stop, **options)
+        bigmm.reduce(formula, files, checkpoint=folder, progress=stop, **options)
 
 
 def _batches(folder: Path) -> int:
@@ -204,6 +204,11 @@ class TestRefusals:
     def test_other_arguments(self, files: Path, folder: Path) -> None:
         with pytest.raises(StorageError, match=r"was made for other offset \(None; now 'x'\)"):
             bigmm.reduce(FORMULA, files, checkpoint=folder, offset="x")
+
+    def test_weights_that_the_formula_does_not_name(self, files: Path, tmp_path: Path) -> None:
+        stopped_after(files, tmp_path / "other", 1, formula="y ~ 1 + (1 | g)")
+        with pytest.raises(StorageError, match=r"was made for other weights \(None; now 'x'\)"):
+            bigmm.reduce("y ~ 1 + (1 | g)", files, checkpoint=tmp_path / "other", weights="x")
 
     def test_something_else(self, files: Path, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("mine")

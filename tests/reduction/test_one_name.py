@@ -5,16 +5,52 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.dataset as ds
 import pytest
 
 import bigmm
 
+FORMULA = "y ~ 1 + (1 | g)"
 
-@pytest.mark.parametrize("spelled", ["a//p.parquet", "a/./p.parquet", "a/../a/p.parquet", "a//*.parquet", "./a", "b/../a"])
-def test_another_spelling_is_the_same_file(spelled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in "ab":
         Path(folder).mkdir()
-    pd.DataFrame({"y": [1.0, 2.0, 4.0, 3.0] * 5, "g": [1, 1, 2, 3] * 5}).to_parquet("a/p.parquet")
+    pd.DataFrame({"y": [1.0, 2.0, 4.0, 3.0] * 5, "g": [1, 1, 2, 3] * 5}).to_parquet("a/p.parquet", row_group_size=10)
+    Path("b/link.parquet").symlink_to("../a/p.parquet")
+
+
+@pytest.mark.parametrize("spelled", ["a//p.parquet", "a/./p.parquet", "a/../a/p.parquet", "a//*.parquet", "./a", "b/../a"])
+def test_another_spelling_is_the_same_file(spelled: str) -> None:
     with pytest.raises(bigmm.DataError, match="listed twice"):
-        bigmm.reduce("y ~ 1 + (1 | g)", ["a/p.parquet", spelled], client=0)
+        bigmm.reduce(FORMULA, ["a/p.parquet", spelled], client=0)
+
+
+def test_a_link_is_the_same_file() -> None:
+    with pytest.raises(bigmm.DataError, match=r"/a/p.parquet' and '.*/b/link.parquet' are the same file, so its rows would count twice"):
+        bigmm.reduce(FORMULA, ["a/p.parquet", "b"], client=0)
+
+
+@pytest.mark.parametrize("paths", [["a/p.parquet", "a/p.parquet"], ["a/p.parquet", "b/link.parquet"]])
+def test_a_dataset_that_has_a_file_twice(paths: list[str]) -> None:
+    with pytest.raises(bigmm.DataError, match="its rows would count twice"):
+        bigmm.reduce(FORMULA, ds.dataset(paths), client=0)
+
+
+def test_a_dataset_of_row_groups_of_one_file() -> None:
+    (fragment,) = ds.dataset("a").get_fragments()
+    assert isinstance(fragment, ds.ParquetFileFragment)
+    parts = [fragment.subset(row_group_ids=[group]) for group in (0, 1)]
+    cp = bigmm.reduce(FORMULA, ds.FileSystemDataset(parts, fragment.physical_schema, fragment.format, fragment.filesystem), client=0)
+    assert cp.nobs == 20
+    twice = ds.FileSystemDataset([fragment, *parts], fragment.physical_schema, fragment.format, fragment.filesystem)
+    with pytest.raises(bigmm.DataError, match="its rows would count twice"):
+        bigmm.reduce(FORMULA, twice, client=0)
+
+
+@pytest.mark.parametrize("path", ["a", "./a", "b/../a"])
+def test_a_dataset_by_a_relative_path(path: str) -> None:
+    with pytest.raises(bigmm.LabelError, match="in several of the crossproducts"):
+        bigmm.reduce(FORMULA, ds.dataset(path), client=0) + bigmm.reduce(FORMULA, "a", client=0)

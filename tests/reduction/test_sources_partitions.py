@@ -7,9 +7,11 @@ from typing import Any
 
 import dask
 import dask.dataframe as dd
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from dask.dataframe.utils import clear_known_categories
 
 from bigmm.errors import DataError
 from bigmm.reduction.sources import plan_data
@@ -115,6 +117,25 @@ def test_mixed_objects_of_a_partition() -> None:
         chunks = plan_data(dd.from_pandas(frame, npartitions=1), ["x"]).chunks
         with pytest.raises(DataError, match="column 'x' of partition 0 has values of no single type"):
             chunks[0].read(["x"])
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        pd.Categorical([None, None]),
+        pd.Categorical([np.nan, np.nan], categories=np.array([], dtype="float64")),
+        pd.Categorical([None, None], categories=[1, 2]),
+        np.array([np.nan, np.nan]),
+        np.array([None, None], dtype=object),
+        pd.array([pd.NA, pd.NA], dtype="Int64"),
+    ],
+)
+@pytest.mark.parametrize("text", [pd.Categorical(["a", "b"]), np.array(["a", "b"], dtype=object)])
+def test_a_partition_in_which_all_are_missing_tells_no_type(text: Any, missing: Any) -> None:
+    parts = [pd.DataFrame({"x": text}), pd.DataFrame({"x": missing}), pd.DataFrame({"x": missing}).iloc[:0]]
+    for meta in (parts[0].iloc[:0], parts[0].astype("category").pipe(clear_known_categories).iloc[:0]):
+        data = dd.from_delayed([dask.delayed(part) for part in parts], meta=meta, verify_meta=False)
+        assert rows(data, "x") == [("a",), ("b",), (None,), (None,)]
 
 
 def test_digest_is_that_of_the_computation() -> None:

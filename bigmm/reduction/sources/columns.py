@@ -48,6 +48,8 @@ def fit_table(
 
 
 def _fit_named(column: Column, name: str, target: pa.DataType, where: str, encode: bool) -> Column:
+    if column.null_count == len(column):  # a partition in which all are missing tells no type
+        return fit_column(pa.chunked_array([pa.array([None] * len(column), target)]), target, encode)
     if not _fits(column.type, target):
         raise DataError(
             f"column {name!r} is {describe(column.type)} in {where}, but {describe(target)} in the plan: write it with one type or cast it"

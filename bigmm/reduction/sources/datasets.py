@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pyarrow import fs
 
 from bigmm.accounting import Origin
 from bigmm.errors import DataError
@@ -17,6 +19,7 @@ from bigmm.reduction.sources.cuts import balanced_runs
 from bigmm.reduction.sources.files import in_threads, reading
 from bigmm.reduction.sources.footers import as_written, group_sizes, groups_name
 from bigmm.reduction.sources.frames import plan_table
+from bigmm.reduction.sources.paths import check_distinct, plain
 from bigmm.reduction.sources.schema import number_categories, unify_schemas
 
 if TYPE_CHECKING:
@@ -84,6 +87,7 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
     fragments = [fragment for fragment in found if isinstance(fragment, ds.FileFragment)]
     if len(fragments) < len(found):
         return plan_table(dataset.to_table(columns={name: ds.field(name) for name in columns}), columns)
+    check_distinct(piece for part in in_threads(_pieces, fragments) for piece in part)
     cut = partial(_cut, needed=needed, schema=schema, chunk_bytes=chunk_bytes)
     chunks = [chunk for part in in_threads(cut, fragments) for chunk in part]
     if not chunks:
@@ -92,6 +96,15 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
     names = [chunk.name for chunk in chunks]
     categories = number_categories(columns, [needed, *_written(fragments)])
     return Plan(tuple(chunks), schema, categories, digest=digest_of([*identity, *names]), in_memory=False)
+
+
+def _pieces(fragment: ds.FileFragment) -> list[tuple[str, tuple[str, int | None]]]:
+    """What a fragment reads, its row groups or its file, and what each is known by."""
+    real = os.path.realpath(fragment.path) if isinstance(fragment.filesystem, fs.LocalFileSystem) else fragment.path
+    if not isinstance(fragment, ds.ParquetFileFragment):
+        return [(fragment.path, (real, None))]
+    with reading(repr(fragment.path)):
+        return [(fragment.path, (real, group.id)) for group in fragment.row_groups]
 
 
 def _written(fragments: Sequence[ds.FileFragment]) -> Iterator[pa.Schema]:
@@ -142,7 +155,8 @@ def _check_complete(fragment: ds.FileFragment, needed: pa.Schema) -> None:
 
 
 def _origin(fragment: ds.FileFragment) -> Origin:
-    """The file; its time is written as for a path, so that the two are known to be the same."""
+    """The file; its name and time are written as for a path, so that the two are known to be the same."""
     info = fragment.filesystem.get_file_info(fragment.path)
     version = str(info.mtime_ns // 10**9 + 1e-9 * (info.mtime_ns % 10**9)) if info.mtime_ns else ""
-    return Origin(fragment.path, info.size, version)
+    name = plain(os.path.abspath(fragment.path)) if isinstance(fragment.filesystem, fs.LocalFileSystem) else fragment.path
+    return Origin(name, info.size, version)

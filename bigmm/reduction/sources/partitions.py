@@ -184,7 +184,7 @@ def _check_categories(frame: pd.DataFrame, columns: Sequence[str], schema: pa.Sc
         dtype = frame[name].dtype
         if not isinstance(dtype, pd.CategoricalDtype) or schema.field(name).type != TEXT:
             continue
-        if dtype.categories.inferred_type not in ("string", "empty", "mixed"):
+        if dtype.categories.inferred_type not in ("string", "empty", "mixed") and frame[name].notna().any():
             raise DataError(
                 f"the categories of {name!r} are {dtype.categories.dtype}, which Dask did not know: make them known "
                 f"(frame[{name!r}].cat.as_known()), or give the column as the numbers or text that they are"

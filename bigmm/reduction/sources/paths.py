@@ -20,6 +20,8 @@ from bigmm.reduction.sources.files import DataFile, reading, size_of, state_of_l
 from bigmm.urls import without_secrets
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
     from fsspec import AbstractFileSystem
 
 _CHECK = "check the path, the storage options and the credentials"
@@ -53,7 +55,7 @@ def list_files(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], 
     if not sources:
         raise DataError("the list of paths is empty: pass at least one path")
     found = [file for source in sources for file in _expand(os.fspath(source), storage_options)]
-    _check_distinct([filesystem.unstrip_protocol(info["name"]) for filesystem, info, _ in found])
+    check_distinct([(url, _identity(filesystem, info["name"])) for filesystem, info, url in found])
     root = _common_folder([url for _, _, url in found])
     return tuple(_data_file(filesystem, info, url, root) for filesystem, info, url in found)
 
@@ -65,7 +67,7 @@ def _expand(source: str, storage_options: Mapping[str, Any]) -> list[tuple[Abstr
     shown = without_secrets(source)
     with reading(repr(shown), _CHECK):
         filesystem, path = url_to_fs(source, **storage_options)
-        path = _plain(filesystem, path)
+        path = plain(path) if isinstance(filesystem, LocalFileSystem) else path
         infos = _find(filesystem, path)
     if not infos:
         raise DataError(f"no data files in {shown!r}: expected Parquet or CSV files, hidden ones do not count")
@@ -73,10 +75,10 @@ def _expand(source: str, storage_options: Mapping[str, Any]) -> list[tuple[Abstr
     return [(filesystem, info, _url(filesystem, info["name"])) for info in ordered]
 
 
-def _plain(filesystem: AbstractFileSystem, path: str) -> str:
-    """A local path without ``..``, ``.`` and doubled slashes, where that is the same file: one file has one name."""
-    plain = os.path.normpath(path) if isinstance(filesystem, LocalFileSystem) else path
-    return plain if plain == path or os.path.realpath(plain) == os.path.realpath(path) else path
+def plain(path: str) -> str:
+    """A local path, absolute and without ``..``, ``.`` and doubled slashes where that is the same file: one file has one name."""
+    absolute = os.path.abspath(path)
+    return absolute if os.path.realpath(absolute) == os.path.realpath(path) else path
 
 
 def _find(filesystem: AbstractFileSystem, path: str) -> list[Info]:
@@ -134,12 +136,26 @@ def _url(filesystem: AbstractFileSystem, path: str) -> str:
     return without_secrets(str(filesystem.unstrip_protocol(path)))
 
 
-def _check_distinct(urls: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for url in urls:
-        if url in seen:
-            raise DataError(f"{without_secrets(url)!r} is listed twice, so its rows would count twice: list it once")
-        seen.add(url)
+def _identity(filesystem: AbstractFileSystem, path: str) -> str:
+    """What two names of one file have in common: of local ones the file that links lead to."""
+    local = isinstance(filesystem, LocalFileSystem)
+    return os.path.realpath(path) if local else str(filesystem.unstrip_protocol(path))
+
+
+def check_distinct(named: Iterable[tuple[str, Hashable]]) -> None:
+    """Refuse names of which two stand for one thing.
+
+    Parameters
+    ----------
+    named : iterable of (str, hashable)
+        A name for people, and what the thing is known by.
+    """
+    seen: dict[Hashable, str] = {}
+    for name, thing in named:
+        if thing in seen:
+            found = f"{name!r} is listed twice" if seen[thing] == name else f"{seen[thing]!r} and {name!r} are the same file"
+            raise DataError(f"{found}, so its rows would count twice: list it once")
+        seen[thing] = name
 
 
 def _common_folder(urls: Sequence[str]) -> str:
