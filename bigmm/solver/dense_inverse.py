@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numba
 import numpy as np
 
 from bigmm.columns import Array
 from bigmm.solver import tiles, traces
 from bigmm.solver.layout import Leaves, Root
+from bigmm.solver.threads import loop_threads, looping
 
 
 class DenseInverse(Protocol):
@@ -65,7 +65,9 @@ class ByInverseFactor:
         """Sum of the squares of L^-1 G_j'."""
         k, r = G.shape[1], len(S)
         out = np.empty((-(-r // traces.PANEL), k, k))
-        traces.from_inverse_factor(leaves.indptr, leaves.indices, G, S, np.empty((numba.get_num_threads(), r, traces.PANEL)), out)
+        threads = loop_threads(0.5 * r * G.size)  # more than the other loops over leaves deserve
+        with looping(threads):
+            traces.from_inverse_factor(leaves.indptr, leaves.indices, G, S, np.empty((threads, r, traces.PANEL)), out)
         return np.asarray(out.sum(axis=0))
 
     def diagonal_blocks(self, S: Array, root: Root) -> list[Array]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from bigmm.columns import Array
 from bigmm.solver import placement
 from bigmm.solver.blocks import ModelBlocks
+from bigmm.solver.memory import zeros
 
 #: int32 for what grows with Z'Z (int64 for places beyond its reach), int64 for pointers.
 Index: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
@@ -198,7 +199,7 @@ def _leaves(blocks: ModelBlocks, leading: int, groups: tuple[int, ...], offsets:
     sizes = [blocks.groups[h].k for h in groups]
     lengths = np.array([k * count for k, count in zip(sizes, counts, strict=True)], dtype=np.int64).reshape(len(sizes), group.q)
     # Without a root these are zeros, in pages that nobody writes and that take no memory.
-    indptr = pointers(lengths.sum(axis=0)) if groups else np.zeros(group.q + 1, dtype=np.int64)
+    indptr = pointers(lengths.sum(axis=0)) if groups else zeros(group.q + 1).view(np.int64)
     # One scalar factor in the root: the crossproducts hold its entries, or their transpose, as they are needed here.
     alone = sizes == [1]
     indices = pairs[0].h_refs if alone and leading < groups[0] else np.empty(indptr[-1], dtype=np.int32)

@@ -16,6 +16,7 @@ from bigmm.solver import elimination, traces
 from bigmm.solver.layout import Index, Leaves
 from bigmm.solver.leaf_factors import factor_leaves
 from bigmm.solver.leaf_sums import LeafSums, sum_leaves
+from bigmm.solver.memory import zeros
 from bigmm.solver.threads import loop_threads, looping
 
 
@@ -37,7 +38,7 @@ class EliminatedLeaves:
     def __init__(self, leaves: Leaves) -> None:
         q, k = leaves.ZtZ.shape[:2]
         self.leaves = leaves
-        self.V = np.zeros((q, k, k))
+        self.V = zeros(q, k, k)
         self.B = np.empty((len(leaves.indices), k))
         self._VtW = np.empty_like(leaves.ZtXy) if leaves.root_indptr[1:].size else None
         self._threads = loop_threads(leaves.products * k + leaves.ZtZ.size * (k + leaves.ZtXy.shape[2]))

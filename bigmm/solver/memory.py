@@ -1,15 +1,22 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and arrays that take no more of it than they need."""
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from bigmm.errors import ModelError
 
 #: Overrides what is found: bytes, or a number with a unit.
 VARIABLE = "BIGMM_MEMORY"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+#: Bytes from which an array has pages of its own.
+_PAGES = 2**20
 _CGROUPS = Path("/sys/fs/cgroup")
 _PROC = Path("/proc")
 
@@ -24,6 +31,19 @@ def available_memory() -> float:
     """
     asked = os.environ.get(VARIABLE, "")
     return read_bytes(asked) if asked else min([_machine(_PROC), *_groups(_PROC, _CGROUPS)])
+
+
+def zeros(*shape: int) -> npt.NDArray[np.float64]:
+    """Doubles that take memory when they are written, and none when the array is gone.
+
+    Arrays of up to 32 MB that come and go would else be cut from one heap of the C library, which keeps what lies between them, and
+    writes the zeros there. Small ones are: a process may have so many mappings and no more.
+    """
+    nbytes = 8 * math.prod(shape)
+    if nbytes < _PAGES:
+        return np.zeros(shape)
+    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype=np.float64).reshape(shape)
 
 
 def read_bytes(text: str) -> float:

@@ -161,16 +161,10 @@ def from_inverse_factor(indptr: Index, indices: Index, G: Array, L: Array, work:
                 first, last = indptr[j], indptr[j + 1]
                 if first == last or indices[first] >= stop:
                     continue
-                x[:] = 0.0
-                for e in range(first, last):
-                    c = indices[e]
-                    if c >= stop:  # they are sorted
-                        break
-                    row = panel[c]
-                    for a in range(k):
-                        g = G[e, a]
-                        for t in range(PANEL):
-                            x[a, t] += g * row[t]
+                end = first
+                while end < last and indices[end] < stop:  # they are sorted
+                    end += 1
+                _add_rows(indices, G, panel, first, end, x)
                 for a in range(k):
                     for b in range(a + 1):
                         total = 0.0
@@ -180,6 +174,24 @@ def from_inverse_factor(indptr: Index, indices: Index, G: Array, L: Array, work:
             for a in range(k):
                 for b in range(a):
                     out[p, b, a] = out[p, a, b]
+
+
+@loop_part
+def _add_rows(indices: Index, G: Array, panel: Array, first: int, end: int, x: Array) -> None:
+    """L^-1 G_j' of a leaf's entries, those columns that are in the panel, into `x` (k, PANEL); four rows in one pass over `x`."""
+    whole = first + 4 * ((end - first) // 4)
+    for a in range(len(x)):
+        own = x[a]
+        own[:] = 0.0
+        for e in range(first, whole, 4):
+            row0, row1, row2, row3 = panel[indices[e]], panel[indices[e + 1]], panel[indices[e + 2]], panel[indices[e + 3]]
+            g0, g1, g2, g3 = G[e, a], G[e + 1, a], G[e + 2, a], G[e + 3, a]
+            for t in range(PANEL):
+                own[t] += (g0 * row0[t] + g1 * row1[t]) + (g2 * row2[t] + g3 * row3[t])
+        for e in range(whole, end):
+            row, g = panel[indices[e]], G[e, a]
+            for t in range(PANEL):
+                own[t] += g * row[t]
 
 
 @loop_part

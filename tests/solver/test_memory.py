@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -57,3 +58,30 @@ def test_first_version(tmp_path: Path) -> None:
 def test_no_groups_and_no_proc(tmp_path: Path) -> None:
     assert memory._groups(tmp_path, tmp_path) == []
     assert memory._machine(tmp_path) == psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 2, 2), (2**18, 2), (2**17 + 1,)])
+def test_zeros(shape: tuple[int, ...]) -> None:
+    found = memory.zeros(*shape)
+    assert found.shape == shape
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, 0.0)
+    found += 1.0
+    assert found.sum() == found.size
+
+
+def test_zeros_take_memory_when_they_are_written_and_none_when_they_are_gone() -> None:
+    size, slack = 25, 8.0
+    before = resident()
+    found = memory.zeros(size, 10**6 // 8)
+    assert found.sum() == 0.0
+    assert resident() < before + slack
+    found[:] = 1.0
+    assert resident() > before + size - slack
+    del found
+    assert resident() < before + slack
+
+
+def resident() -> float:
+    """Megabytes of this process."""
+    return psutil.Process().memory_info().rss / 1e6

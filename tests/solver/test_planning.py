@@ -266,7 +266,9 @@ def test_leaves_alone_take_no_more_than_planned() -> None:
     tracemalloc.start()
     try:
         model.fit()
-        assert 0.4 * planned < tracemalloc.get_traced_memory()[1] < planned
+        assert model.pls.eliminated is not None
+        pages = model.pls.eliminated.V.nbytes  # of their own, which are not traced
+        assert 0.4 * planned < tracemalloc.get_traced_memory()[1] + pages < planned
     finally:
         tracemalloc.stop()
     assert planned < 120 * levels
