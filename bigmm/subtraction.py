@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,12 +15,14 @@ from bigmm.accounting import RowCounts, Sources, add_sources, shown
 from bigmm.addition import add, add_digests, check_same
 from bigmm.columns import Array, Column, expansion
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
-from bigmm.errors import LabelError
+from bigmm.errors import LabelError, PrecisionWarning
 
 #: A cell is empty when subtraction leaves this part of its weight or less: the rounding of sums of weights.
 _VANISHED = 1e-13
 #: Between the two it cannot be told whether rows with small weights are left.
 _UNCLEAR = 1e-8
+#: Of squares of which less is left, rounding shows beside the 1e-11 from which a column counts as independent (`bigmm.solver.rank`).
+_FEW_DIGITS = 1e-5
 
 
 def subtract(whole: CrossProducts, part: CrossProducts, *, allow_unknown: bool = False) -> CrossProducts:
@@ -36,6 +39,11 @@ def subtract(whole: CrossProducts, part: CrossProducts, *, allow_unknown: bool =
     ------
     LabelError
         When `part` has files, rows, levels or columns that `whole` has not.
+
+    Warns
+    -----
+    PrecisionWarning
+        When so little is left of a column's sum of squares that the rounding of the whole shows in it.
     """
     check_same(whole.design, part.design)
     sources = _subtract_sources(whole.sources, part.sources, allow_unknown=allow_unknown)
@@ -44,7 +52,9 @@ def subtract(whole: CrossProducts, part: CrossProducts, *, allow_unknown: bool =
     rows = replace(difference.rows, missing={name: count for name, count in difference.rows.missing.items() if count})
     digest = add_digests([whole.plan_digest, f"-{part.plan_digest}"])
     skipped = tuple(chunk for chunk in whole.skipped if chunk not in part.skipped)
-    return _drop_empty(_drop_cells(whole, replace(difference, rows=rows, plan_digest=digest, sources=sources, skipped=skipped)))
+    left = _drop_cells(whole, replace(difference, rows=rows, plan_digest=digest, sources=sources, skipped=skipped))
+    _warn_of_lost_digits(whole, left)
+    return _drop_empty(left)
 
 
 def _subtract_sources(whole: Sources, part: Sources, *, allow_unknown: bool) -> Sources:
@@ -89,6 +99,25 @@ def _check_part(whole: CrossProducts, part: CrossProducts, difference: CrossProd
     counts = [rows.used, rows.dropped, *rows.missing.values()]
     if min(counts) < 0 or not set(part.columns) <= set(whole.columns):
         raise LabelError("cannot subtract: the second crossproducts have rows that the first have not")
+
+
+def _warn_of_lost_digits(whole: CrossProducts, difference: CrossProducts) -> None:
+    """Sums of squares keep the rounding of what they were; both are about the same shift, that of the whole."""
+    responses = difference.design.formula.responses
+    names = [column.name for column in difference.columns] + [response.text for response in responses]
+    # Indicators without weights are counted, which rounds nothing.
+    sums = [bool(column.numeric) or difference.design.weights is not None for column in difference.columns] + [True] * len(responses)
+    squares = np.diag(whole.XytXy)
+    before = np.append([squares[whole.columns.index(column)] for column in difference.columns], squares[len(whole.columns) :])
+    parts = np.divide(np.diag(difference.XytXy), before, out=np.ones(len(before)), where=sums & (before > 0.0))
+    place = int(np.argmin(parts))
+    if difference.nobs and parts[place] < _FEW_DIGITS:
+        warnings.warn(
+            f"subtraction leaves {max(parts[place], 0.0):.0e} of the squares of {names[place]!r}, and as many fewer digits of them: "
+            "columns that depend on one another may pass for independent; reduce the remaining rows instead",
+            PrecisionWarning,
+            stacklevel=3,
+        )
 
 
 def _drop_cells(whole: CrossProducts, difference: CrossProducts) -> CrossProducts:

@@ -17,7 +17,7 @@ import bigmm
 from bigmm.addition import add, reshift
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
-from bigmm.errors import LabelError
+from bigmm.errors import LabelError, PrecisionWarning
 from bigmm.formula import parse_formula
 from bigmm.reduction.partial import partial_crossproducts
 from bigmm.subtraction import subtract
@@ -210,6 +210,16 @@ class TestDifferences:
         nothing = cp - cp
         assert nothing.nobs == 0
         assert [len(group.levels) for group in nothing.groups] == [0, 0, 0]
+
+    def test_little_is_left(self) -> None:
+        """The squares of what is left keep the rounding of what was there, and a column that depends on others may not be seen to."""
+        frame, design = rows(30).assign(z=lambda frame: 1.0 + 1e-4 * frame["z"]), design_of("y ~ z + (1 | g)")
+        left = reduced(frame, design)
+        large = reduced(frame.assign(z=1e4), design)
+        with pytest.warns(PrecisionWarning, match=r"subtraction leaves 1e-08 of the squares of 'z', and as many fewer digits"):
+            again = (left + large) - large
+        np.testing.assert_allclose(again.XytXy, left.XytXy, rtol=1e-6)
+        assert (left + left) - left  # half of them: no warning, which would be an error
 
     def test_more_than_there_is(self) -> None:
         frame, design = rows(30), design_of()

@@ -130,6 +130,8 @@ def parse_expression(text: str, formula: str | None = None, start: int = 0) -> E
         offset = getattr(error, "offset", None) or 1
         place = start + max(min(offset, len(text)) - 1, 0)
         raise FormulaError(f"{_short(bare)!r} is not an expression that can be computed", formula, place) from None
+    if isinstance(tree, ast.Name):  # a column in parentheses
+        return Expression(aliases[tree.id], (aliases[tree.id],))
     if _depth(tree) > _MAX_DEPTH:
         raise FormulaError(f"{_short(bare)!r} is nested deeper than {_MAX_DEPTH} operations: compute the column before", formula, start)
     if isinstance(tree, ast.Call) and _function_name(tree) in FACTOR_CALLS:

@@ -120,6 +120,11 @@ def _response(source: str, start: int, text: str) -> Expression:
     response = parse_expression(source, text, start)
     if response.categorical or not response.names:
         raise FormulaError(f"the response must be a numeric column or arithmetic on columns, found {source!r}", text, start)
+    if not response.is_column:
+        try:
+            scan(response.text)  # it stands alone on the left of '~' in the formula of its own fit
+        except FormulaError as error:
+            raise FormulaError(error.message, text, start) from None
     return response
 
 

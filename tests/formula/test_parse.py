@@ -282,6 +282,8 @@ ERRORS: list[tuple[str, int, str]] = [
     ("cbind(a, b) + c ~ x + (1 | g)", 12, "cbind() stands alone on the left"),
     ("cbind(a, , b) ~ x + (1 | g)", 8, "a response is missing in cbind"),
     ("cbind() ~ x + (1 | g)", 6, "a response is missing in cbind"),
+    ("cbind(a, b % 2) ~ x + (1 | g)", 9, "'%' has no meaning in a formula"),
+    ("a %in% b ~ x + (1 | g)", 0, "'%' has no meaning in a formula"),
     ("cbind(a, b, a) ~ x + (1 | g)", 12, "the response 'a' is listed twice"),
     ("cbind(a, factor(b)) ~ x + (1 | g)", 9, "must be a numeric column"),
     ("cbind(a, zork(b)) ~ x + (1 | g)", 9, "zork"),

@@ -119,6 +119,13 @@ def test_mixed_objects_of_a_partition() -> None:
             chunks[0].read(["x"])
 
 
+def test_a_partition_with_a_column_twice() -> None:
+    twice = pd.concat([FRAME[["x"]], FRAME[["x"]]], axis=1)
+    data = dd.from_delayed([dask.delayed(twice)], meta=FRAME[["x"]].iloc[:0], verify_meta=False)
+    with pytest.raises(DataError, match="the data have 2 columns 'x', expected one: rename them"):
+        rows(data, "x")
+
+
 @pytest.mark.parametrize(
     "missing",
     [

@@ -85,6 +85,7 @@ class DaskChunk:
 
     def read_frame(self, frame: pd.DataFrame, columns: Sequence[str]) -> pa.Table:
         """All rows of the partition, which has been computed."""
+        check_columns(list(frame.columns), columns)
         _check_categories(frame, columns, self.schema)
         return fit_table(arrow_table(frame, columns, self.name), columns, self.schema, self.name)
 
