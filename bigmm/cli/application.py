@@ -19,8 +19,9 @@ from typing import Any, NoReturn
 
 import click
 
-from bigmm.cli.journal import Journal, JournalHandler, finish_journal, journal_kept, journal_of
+from bigmm.cli.journal import LOG, REPORT, Journal, JournalHandler, finish_journal, journal_kept, journal_of
 from bigmm.errors import BigmmError, ClusterError, IdentificationWarning, PrecisionWarning
+from bigmm.places import check_apart
 from bigmm.urls import is_url, text_without_secrets
 
 EXIT_UNEXPECTED = 1
@@ -47,6 +48,8 @@ Exit codes:
 _VERBOSE = "bigmm.verbose"
 _CHECKPOINT = "bigmm.checkpoint"
 _MAX_SECONDS = "bigmm.max-seconds"
+#: Seconds until a stop is raised again.
+_MOMENT = 0.05
 #: Loggers of other libraries that report what reaches the user as an error anyway, or is no concern of a batch job.
 _NOISY = ("asyncio", "distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
 
@@ -122,10 +125,17 @@ class Job(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, stoppable and with the right amount of logging."""
+        check_apart(ctx.params.get("data") or (), _written(ctx))
         verbose = is_verbose(ctx)
         stoppable = _stoppable(ctx.meta.get(_MAX_SECONDS, 0.0))
         with stoppable, journal_kept(ctx) as journal, _logging(verbose, journal), _warnings(verbose):
             return super().invoke(ctx)
+
+
+def _written(ctx: click.Context) -> dict[str, str | None]:
+    """What the command writes, by option."""
+    options = {f"--{name.replace('_', '-')}": ctx.params.get(name) for name in ("out", "checkpoint", "performance_report")}
+    return options | {"--log-json": ctx.meta.get(LOG), "--report": ctx.meta.get(REPORT)}
 
 
 Application.command_class = Job
@@ -233,12 +243,28 @@ def _stoppable(max_seconds: float) -> Iterator[None]:
         return
     before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGALRM)}
     signal.setitimer(signal.ITIMER_REAL, max_seconds)
+    hook, sys.unraisablehook = sys.unraisablehook, _raise_again
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _raise_again(ignored: Any) -> None:
+    """A stop that came while Python ran what may not raise (a finalizer, a callback) is raised once more, a moment later."""
+    if not issubclass(ignored.exc_type, Terminated):
+        sys.__unraisablehook__(ignored)
+        return
+    message = str(ignored.exc_value)
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise Terminated(message)
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, _MOMENT)
 
 
 def _terminate(number: int, _: FrameType | None) -> None:

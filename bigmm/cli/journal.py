@@ -54,7 +54,7 @@ from bigmm.urls import is_url, text_without_secrets
 Record = dict[str, Any]
 
 _JOURNAL = "bigmm.journal"
-_LOG, REPORT = "bigmm.log-json", "bigmm.report"
+LOG, REPORT = "bigmm.log-json", "bigmm.report"
 _FORMAT = 1
 #: Paths of the data that `started` lists.
 _LISTED = 20
@@ -152,7 +152,7 @@ def journal_options() -> list[Any]:
             "--log-json",
             metavar="FILE",
             expose_value=False,
-            callback=_note(_LOG),
+            callback=_note(LOG),
             help="Append what happens to FILE, one JSON object a line; - for stderr.",
         ),
         click.option(
@@ -181,7 +181,7 @@ def journal_kept(ctx: click.Context) -> Iterator[Journal]:
     StorageError
         When the log or the report cannot be written.
     """
-    log, report = ctx.meta.get(_LOG), ctx.meta.get(REPORT)
+    log, report = ctx.meta.get(LOG), ctx.meta.get(REPORT)
     _check_place(report)
     journal = ctx.meta[_JOURNAL] = Journal(_opened(log), keep=report is not None)
     if journal.listens:

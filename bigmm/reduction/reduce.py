@@ -18,6 +18,7 @@ from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design, NaAction
 from bigmm.errors import DataError
 from bigmm.formula import parse_formula
+from bigmm.places import check_apart
 from bigmm.reduction.accounts import check_accounts
 from bigmm.reduction.append import new_files, with_constants_of, without_skipped
 from bigmm.reduction.arguments import check_column_names
@@ -26,6 +27,7 @@ from bigmm.reduction.magnitudes import check_magnitudes
 from bigmm.reduction.progress import ProgressCallback
 from bigmm.reduction.run import RunOptions, run_pass
 from bigmm.reduction.sources import Plan, kind_of, plan_data
+from bigmm.reduction.sources.paths import is_paths
 from bigmm.reduction.work import OnError
 
 
@@ -102,6 +104,9 @@ def reduce(
         When the checkpoint cannot be written, or belongs to another pass.
     """
     design = blank_design(formula, weights, offset, na_action, on_error)
+    if checkpoint is not None and is_paths(data):
+        sources = [data] if isinstance(data, (str, os.PathLike)) else data
+        check_apart([os.fspath(source) for source in sources], {"checkpoint": os.fspath(checkpoint)})
     if into is not None:
         check_same(into.design, replace(design, kinds=into.design.kinds))
         data = new_files(data, into, storage_options or {})

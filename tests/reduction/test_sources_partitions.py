@@ -119,6 +119,15 @@ def test_mixed_objects_of_a_partition() -> None:
             chunks[0].read(["x"])
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_intervals_are_known_by_their_names(known: bool) -> None:
+    frame = pd.DataFrame({"x": pd.cut(pd.Series([0.5, 1.5, 2.5, 0.2]), [0, 1, 2, 3])})
+    data = dd.from_pandas(frame, npartitions=2)
+    if not known:
+        data = dd.from_delayed(data.to_delayed(), meta=clear_known_categories(frame.iloc[:0]))
+    assert rows(data, "x") == [("(0, 1]",), ("(1, 2]",), ("(2, 3]",), ("(0, 1]",)]
+
+
 def test_a_partition_with_a_column_twice() -> None:
     twice = pd.concat([FRAME[["x"]], FRAME[["x"]]], axis=1)
     data = dd.from_delayed([dask.delayed(twice)], meta=FRAME[["x"]].iloc[:0], verify_meta=False)

@@ -185,6 +185,8 @@ def _check_categories(frame: pd.DataFrame, columns: Sequence[str], schema: pa.Sc
         dtype = frame[name].dtype
         if not isinstance(dtype, pd.CategoricalDtype) or schema.field(name).type != TEXT:
             continue
+        if isinstance(dtype.categories, pd.IntervalIndex):  # known by their names
+            continue
         if dtype.categories.inferred_type not in ("string", "empty", "mixed") and frame[name].notna().any():
             raise DataError(
                 f"the categories of {name!r} are {dtype.categories.dtype}, which Dask did not know: make them known "

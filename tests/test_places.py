@@ -1,0 +1,122 @@
+"""Nothing is written over the data, or among them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import bigmm
+from bigmm.cli import main
+from bigmm.cli.application import Terminated, _stoppable
+from bigmm.errors import StorageError
+from bigmm.places import check_apart
+
+FORMULA = "y ~ 1 + (1 | g)"
+
+
+@pytest.fixture
+def days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "days"
+    folder.mkdir()
+    frame = pd.DataFrame({"y": [1.0, 2.0, 4.0, 3.0] * 5, "g": [1, 1, 2, 3] * 5})
+    for name in "ab":
+        frame.to_parquet(folder / f"{name}.parquet")
+    (tmp_path / "link").symlink_to(folder)
+    bigmm.lmer(FORMULA, frame, client=0).save("days.fit")
+    return folder
+
+
+@pytest.mark.parametrize("data", ["days", "./days/", "days/*.parquet", "link", "**/*.parquet", "days/a.parquet", "day[s]"])
+@pytest.mark.parametrize("place", ["days/a.parquet", "link/a.parquet", "days/../days/a.parquet"])
+def test_over_the_data(days: Path, data: str, place: str) -> None:
+    for option in ("--out", "--log-json", "--report"):
+        with pytest.raises(StorageError, match=f"{option} '{place}' is one of the data, or among them"):
+            check_apart([data], {option: place})
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        ("days", "days/ck"),
+        ("days", "days/deep/er/ck"),
+        ("days", "days"),
+        ("days/*", "days/ck"),
+        ("days/*.parquet", "days/new.parquet"),
+        (".", "x.fit"),
+        ("s3://bucket/days", "s3://bucket/days/x.fit"),
+        ("s3://bucket/days/", "s3://bucket/days"),
+    ],
+)
+def test_among_the_data(days: Path, data: str, place: str) -> None:
+    with pytest.raises(StorageError, match="choose another place, or a name that begins with a dot"):
+        check_apart(["elsewhere", data], {"--out": None, "--checkpoint": place})
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        ("days", "days.cp"),
+        ("days", "days/.ck"),
+        ("days", "days/_ck/pass"),
+        ("days/*.parquet", "days/new.html"),
+        ("days/*", "days/_ck"),
+        ("days/a.parquet", "days/a.parquet.html"),
+        ("s3://bucket/days", "s3://bucket/days.cp"),
+        ("s3://bucket/days", "days/x"),
+        ("days", "-"),
+    ],
+)
+def test_apart_from_the_data(days: Path, data: str, place: str) -> None:
+    check_apart([data], {"--out": place})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "days.fit", "days", "--out", "days/a.parquet"],
+        ["predict", "days.fit", "days/a.parquet", "--out", "days/a.parquet"],
+        ["fit", FORMULA, "days", "--log-json", "days/a.parquet"],
+        ["fit", FORMULA, "days", "--report", "days/a.parquet"],
+        ["fit", FORMULA, "days", "--checkpoint", "days/ck"],
+        ["reduce", FORMULA, "days", "--checkpoint", "days", "--out", "days.cp"],
+        ["reduce", FORMULA, "days", "--out", "days/days.cp"],
+    ],
+)
+def test_commands_leave_the_data_alone(days: Path, arguments: list[str]) -> None:
+    before = {path.name: path.read_bytes() for path in days.iterdir()}
+    found = CliRunner().invoke(main, arguments)
+    assert found.exit_code == 2
+    assert "is one of the data, or among them ('days" in found.stderr
+    assert {path.name: path.read_bytes() for path in days.iterdir()} == before
+
+
+def test_the_checkpoint_of_reduce(days: Path) -> None:
+    with pytest.raises(StorageError, match=r"checkpoint '.*days/ck' is one of the data, or among them"):
+        bigmm.reduce(FORMULA, days, checkpoint=days / "ck", client=0)
+    bigmm.reduce(FORMULA, days, checkpoint=days / ".ck", client=0)
+    assert bigmm.reduce(FORMULA, days, checkpoint=days / ".ck", client=0).nobs == 40
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
+def test_a_stop_that_python_ignored_comes_again(number: signal.Signals) -> None:
+    class Last:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+
+    def work() -> None:
+        one = Last()
+        del one
+        time.sleep(30.0)
+
+    started = time.monotonic()
+    with pytest.raises(Terminated, match="terminated" if number == signal.SIGTERM else "out of time"), _stoppable(0.0):
+        work()
+    assert time.monotonic() - started < 10.0
