@@ -45,15 +45,8 @@ class Checkpoint:
 
     def load(self) -> list[Segment]:
         """Segments that are done."""
-        from bigmm.storage import load
-
         found = _read_index(self.folder)
-        records: list[Any] = [] if found is None else found["segments"]
-        segments = []
-        for record in records:
-            slices: Any = tuple(load(self.folder / name) for name in record["slices"])
-            segments.append(Segment(record["start"], record["stop"], slices))
-        return segments
+        return [] if found is None else [_read_segment(self.folder, record) for record in found["segments"]]
 
     def save(self, segments: list[Segment]) -> None:
         """Write the segments that are not there yet, then the index, then remove what it no longer names."""
@@ -183,6 +176,17 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StorageError(f"the checkpoint {str(folder)!r} cannot be read ({error}): remove it and start again") from None
     return found
+
+
+def _read_segment(folder: Path, record: Mapping[str, Any]) -> Segment:
+    from bigmm.storage import load
+
+    try:
+        slices: Any = tuple(load(folder / name) for name in record["slices"])
+    except StorageError as error:
+        damage = str(error).rpartition(": ")[0]  # without the advice, which is for what was saved by hand
+        raise StorageError(f"the checkpoint {str(folder)!r} is damaged ({damage}): remove it and start again") from error
+    return Segment(record["start"], record["stop"], slices)
 
 
 def _write_index(folder: Path, record: Mapping[str, Any]) -> None:

@@ -223,7 +223,7 @@ class TestRefusals:
     def test_damaged_segment(self, files: Path, folder: Path) -> None:
         arrays = next(folder.glob("*/arrays.npz"))
         arrays.write_bytes(arrays.read_bytes()[:-100])
-        with pytest.raises(StorageError, match="is damaged: write the directory again"):
+        with pytest.raises(StorageError, match=r"the checkpoint .* is damaged \(.* is damaged\): remove it and start again"):
             bigmm.reduce(FORMULA, files, checkpoint=folder)
 
     def test_place_that_cannot_be_written(self, files: Path, tmp_path: Path) -> None:
