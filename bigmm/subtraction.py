@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -101,23 +101,33 @@ def _check_part(whole: CrossProducts, part: CrossProducts, difference: CrossProd
         raise LabelError("cannot subtract: the second crossproducts have rows that the first have not")
 
 
-def _warn_of_lost_digits(whole: CrossProducts, difference: CrossProducts) -> None:
+def _warn_of_lost_digits(whole: CrossProducts, left: CrossProducts) -> None:
     """Sums of squares keep the rounding of what they were; both are about the same shift, that of the whole."""
-    responses = difference.design.formula.responses
-    names = [column.name for column in difference.columns] + [response.text for response in responses]
-    # Indicators without weights are counted, which rounds nothing.
-    sums = [bool(column.numeric) or difference.design.weights is not None for column in difference.columns] + [True] * len(responses)
-    squares = np.diag(whole.XytXy)
-    before = np.append([squares[whole.columns.index(column)] for column in difference.columns], squares[len(whole.columns) :])
-    parts = np.divide(np.diag(difference.XytXy), before, out=np.ones(len(before)), where=sums & (before > 0.0))
-    place = int(np.argmin(parts))
-    if difference.nobs and parts[place] < _FEW_DIGITS:
+    part, name = min(_parts_left(whole, left), default=(1.0, ""))
+    if left.nobs and part < _FEW_DIGITS:
         warnings.warn(
-            f"subtraction leaves {max(parts[place], 0.0):.0e} of the squares of {names[place]!r}, and as many fewer digits of them: "
-            "columns that depend on one another may pass for independent; reduce the remaining rows instead",
+            f"subtraction leaves {max(part, 0.0):.0e} of the squares of {name!r}, and as many fewer digits of them: estimates may be off, "
+            "and columns that depend on one another pass for independent; reduce the remaining rows instead",
             PrecisionWarning,
             stacklevel=3,
         )
+
+
+def _parts_left(whole: CrossProducts, left: CrossProducts) -> Iterator[tuple[float, str]]:
+    """What part is left of the squares of each response and raw column, of X and of each Z."""
+    before, after = np.diag(whole.XytXy), np.diag(left.XytXy)
+    responses = left.design.formula.responses
+    for response, then, now in zip(responses, before[-len(responses) :], after[-len(responses) :], strict=True):
+        yield now / then if then > 0.0 else 1.0, response.text
+    sides = [(whole.columns, before, left.columns, after)]
+    for old, new in zip(whole.groups, left.groups, strict=True):
+        sides.append((old.columns, np.einsum("jaa->a", old.ZtZ), new.columns, np.einsum("jaa->a", new.ZtZ)))
+    for columns, before, kept, after in sides:
+        for column, now in zip(kept, after, strict=False):
+            then = before[columns.index(column)]
+            # Indicators without weights are counted, which rounds nothing.
+            if then > 0.0 and (column.numeric or left.design.weights is not None):
+                yield now / then, column.name
 
 
 def _drop_cells(whole: CrossProducts, difference: CrossProducts) -> CrossProducts:
