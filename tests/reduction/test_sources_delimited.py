@@ -56,6 +56,14 @@ def test_missing_values(tmp_path: Path, spelling: str) -> None:
     assert rows(path, "x", "g")[1] == {"x": None, "g": None}
 
 
+def test_one_is_not_true(tmp_path: Path) -> None:
+    """In a column that has both they are other levels; Arrow takes one for the other."""
+    mixed = write(tmp_path / "mixed.csv", "g,n,b\ntrue,1,true\n1,0,FALSE\nfalse,1,True\n0,0,false\n")
+    assert [row["g"] for row in rows(mixed, "g")] == ["true", "1", "false", "0"]
+    assert [row["n"] for row in rows(mixed, "n")] == [1, 0, 1, 0]
+    assert [row["b"] for row in rows(mixed, "b")] == [True, False, True, False]
+
+
 def test_types_over_files(tmp_path: Path) -> None:
     write(tmp_path / "1.csv", "x,g,t,d\n1,NA,12:30,2024-01-02\n")
     write(tmp_path / "2.csv", "d,t,g,x\n2024-01-03,12:45,b,1.5\n")

@@ -21,6 +21,8 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _CODECS: dict[str, Codec] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 _NAME = re.compile(r".*(\.csv|\.tsv|\.tab)(\.gz|\.bz2|\.zst|\.lz4)?", re.IGNORECASE | re.DOTALL)
 _MISSING = ["", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null"]
+#: Arrow would take 1 and 0 for these, too: in a column that has both they are other levels.
+_TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
 _BLOCK_BYTES = 2**20
 
 #: Types are inferred from the first block; the task that reads is one of many, so it takes one thread.
@@ -65,4 +67,11 @@ def dialect_of(name: str) -> Dialect | None:
 
 def convert_options(types: Mapping[str, pa.DataType]) -> csv.ConvertOptions:
     """Read these columns in these types; all columns, with inferred types, if there are none."""
-    return csv.ConvertOptions(column_types=dict(types), include_columns=list(types), null_values=_MISSING, strings_can_be_null=True)
+    return csv.ConvertOptions(
+        column_types=dict(types),
+        include_columns=list(types),
+        null_values=_MISSING,
+        true_values=_TRUE,
+        false_values=_FALSE,
+        strings_can_be_null=True,
+    )
