@@ -26,6 +26,7 @@ def check_apart(data: Iterable[str], places: Mapping[str, str | None]) -> None:
     Raises
     ------
     StorageError
+        When a pass over the data would read one of these places.
     """
     given = {option: place for option, place in places.items() if place is not None and place != "-"}
     for source in data if given else ():
@@ -53,7 +54,11 @@ def _inside(place: str, folder: str) -> bool:
 
 
 def _hidden(place: str, folder: str) -> bool:
-    """Whether a name below a folder is left out of its data, as `bigmm.reduction.sources.paths` does."""
+    """Whether a name below a folder, or below the fixed part of a pattern, is left out of its data."""
     fixed = len(list(takewhile(lambda part: not has_magic(part), PurePath(folder).parts)))
-    names = PurePath(place).parts[fixed:]
-    return any(name.startswith(".") or (name.startswith("_") and "=" not in name) for name in names)
+    return any(map(is_hidden, PurePath(place).parts[fixed:]))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the name of a file or folder marks it as none of the data: ``_SUCCESS``, ``.part.crc``; but not ``_key=1``."""
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)

@@ -16,6 +16,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from bigmm.errors import DataError
+from bigmm.places import is_hidden
 from bigmm.reduction.sources.files import DataFile, reading, size_of, state_of_local, version_of
 from bigmm.urls import without_secrets
 
@@ -118,9 +119,8 @@ def _fixed_part(pattern: str) -> str:
 
 
 def _is_hidden(path: str, root: str) -> bool:
-    """Whether a name below `root` marks its file as none of the data: `_SUCCESS`, `.part.crc`; but not `_key=1`."""
-    parts = path.removeprefix(root).strip("/").split("/")
-    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
+    """Whether a name below `root` is hidden, or in a folder that is."""
+    return any(map(is_hidden, path.removeprefix(root).strip("/").split("/")))
 
 
 def natural_key(path: str) -> tuple[list[list[str | int]], str]:
