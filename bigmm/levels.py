@@ -19,6 +19,18 @@ from bigmm.errors import DataError, LabelError
 #: Codes have 32 bits.
 _MOST_LEVELS = 2**31 - 1
 
+_WORDS = {
+    "integer": "numbers",
+    "floating": "numbers",
+    "mixed-integer-float": "numbers",
+    "decimal": "decimals",
+    "string": "text",
+    "boolean": "truth values",
+    "date": "dates",
+    "datetime": "dates",
+    "datetime64": "dates",
+}
+
 #: Codes: int32 where they are computed row by row.
 Refs = npt.NDArray[np.signedinteger[Any]]
 
@@ -42,6 +54,12 @@ def level_types(levels: pd.Index) -> tuple[str, ...]:
     """What the labels are, column by column: integers of any width are one type."""
     columns = [levels.get_level_values(depth) for depth in range(levels.nlevels)]
     return tuple("integers" if column.dtype.kind in "iu" else str(column.dtype) for column in columns)
+
+
+def level_kinds(levels: pd.Index) -> tuple[str, ...]:
+    """What the labels are, column by column, in words and however they are held."""
+    inferred = [pd.api.types.infer_dtype(levels.get_level_values(depth)) for depth in range(levels.nlevels)]
+    return tuple(_WORDS.get(kind, kind) for kind in inferred)
 
 
 def check_count(count: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -407,6 +408,22 @@ def edit(folder: Path, kind: str, change: Callable[[dict[str, Any]], Any]) -> No
     if "seal" in record:
         record["seal"] = _seal(record)
     path.write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("path", "found"), [(None, "nothing"), ("", "nothing"), (5, "a int"), (b"cp", "a bytes")], ids=repr)
+def test_no_path(path: Any, found: str, originals: Path) -> None:
+    for call in (bigmm.load, bigmm.load(originals / "crossproducts").save, bigmm.load(originals / "fit").save):
+        with pytest.raises(bigmm.StorageError, match=f"found {found} for a path"):
+            call(path)
+
+
+def test_the_current_directory_keeps_its_place(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (".", tmp_path):
+        with pytest.raises(bigmm.StorageError, match="is the current directory"):
+            bigmm.load(originals / "crossproducts").save(path)
+    (tmp_path / "seen").touch()
+    assert os.listdir() == ["seen"]
 
 
 def test_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from bigmm.formula import Formula, RandomEffectsTerm, parse_formula
 from bigmm.formula.coding import Coding, ContrastChoice, code_terms, level_text, ordered_levels
 from bigmm.formula.expression import Expression
 from bigmm.formula.terms import Term
-from bigmm.levels import Refs, combine
+from bigmm.levels import Refs, combine, level_kinds
 from bigmm.reduction.keys import group_levels
 from bigmm.reduction.rows import Rows, evaluate_rows
 from bigmm.reduction.sources import kind_of, plan_data
@@ -139,6 +139,8 @@ class Predictor:
         refs, levels = group_levels(group.names, dict(rows.encoded))
         places = group.levels.get_indexer(levels) if len(levels) else np.zeros(0, dtype=np.intp)
         new = levels[places < 0]
+        if len(new) and len(new) == len(levels):
+            _check_level_kinds(group, levels)
         if self.new_levels == "error" and len(new):
             shown = ", ".join(str(level) for level in new[:5].tolist())
             raise DataError(
@@ -146,6 +148,16 @@ class Predictor:
                 "new_levels='population' predicts them without their random effects"
             )
         return places[refs]
+
+
+def _check_level_kinds(group: GroupEffects, found: pd.Index) -> None:
+    """Levels of another kind are not new ones: none of them could ever be among those of the fit."""
+    kinds, fitted = level_kinds(found), level_kinds(group.levels)
+    if kinds != fitted:
+        raise DataError(
+            f"levels of grouping factor {group.name!r} are {', '.join(kinds)}: the fit was made with {', '.join(fitted)}; "
+            "convert the column to what the fit had"
+        )
 
 
 def _check_levels(name: str, found: list[Level], known: list[Level]) -> None:

@@ -33,12 +33,19 @@ _EXCHANGE, _HERE = 2, -100
 
 def saved_kind(path: str | os.PathLike[str]) -> str | None:
     """What a directory, or a URL's folder, holds: "crossproducts", "fit", or None."""
+    _check_path(path)
     if is_url(path):
         return None if _holds_rows(path) else _kind_among(_remote_names(path))
     for kind, name in _MANIFESTS.items():
         if (Path(path) / name).is_file():
             return kind
     return None
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        found = "nothing" if path is None or path == "" else f"a {type(path).__name__}"
+        raise StorageError(f"found {found} for a path: expected that of a directory, or its URL, as text or as a pathlib.Path")
 
 
 def _holds_rows(url: str) -> bool:
@@ -69,6 +76,7 @@ def check_target(path: str | os.PathLike[str], kind: str) -> None:
     StorageError
         When `path` holds something else, or nothing can be written beside it.
     """
+    _check_path(path)
     if is_url(path):
         _check_replaceable_url(path, kind)
         check_writable(path)
@@ -81,6 +89,9 @@ def check_target(path: str | os.PathLike[str], kind: str) -> None:
 
 
 def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) -> None:
+    if target.exists() and target.samefile(os.curdir):
+        # Another directory would take its name, and whoever works in it would see an empty one.
+        raise StorageError(f"{str(path)!r} is the current directory, which cannot be replaced: choose a name inside it")
     if target.exists() and saved_kind(target) != kind and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{str(path)!r} exists and holds something else than saved {kind}: choose another place")
 
@@ -102,6 +113,7 @@ def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def new_directory(path: str | os.PathLike[str], kind: str) -> Iterator[Path]:
     """A directory to fill; moved to `path` when the block ends well, removed when it does not."""
+    _check_path(path)
     if is_url(path):
         _check_replaceable_url(path, kind)
         with uploading(path, _MANIFESTS[kind]) as folder:

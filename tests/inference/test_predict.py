@@ -236,6 +236,16 @@ def test_new_levels(fit: bigmm.LinearMixedModelFit) -> None:
         fit.predict(rows, new_levels="allow")
 
 
+@pytest.mark.parametrize(
+    ("subjects", "kind"), [([dt.date(2024, 1, 1), dt.date(2024, 1, 2)], "dates"), ([True, False], "truth values")], ids=["dates", "truth"]
+)
+def test_levels_of_another_kind_are_not_new_ones(subjects: list[Any], kind: str, fit: bigmm.LinearMixedModelFit) -> None:
+    rows = pd.DataFrame({"Days": [0, 1], "Subject": subjects})
+    for new_levels in ("error", "population"):
+        with pytest.raises(bigmm.DataError, match=f"'Subject' are {kind}: the fit was made with text"):
+            fit.predict(rows, new_levels=new_levels)
+
+
 def test_new_level_of_a_fixed_category() -> None:
     fit = bigmm.lmer("angle ~ recipe + temp + (1 | recipe:replicate)", read_data("cake"))
     rows = read_data("cake").head(2).assign(recipe=["A", "D"])

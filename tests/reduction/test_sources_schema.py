@@ -97,6 +97,8 @@ def test_column_twice() -> None:
         ("days", ["Days"], "did you mean 'Days'?"),
         ("q", ["Days"], "the data have Days: check the spelling"),
         ("q", [], "the data have no columns"),
+        ("days", ["days;subject"], "the data have days;subject: is the file delimited by ';'?"),
+        ("days", ["days\tsubject"], r"is the file delimited by '\\t'?"),
         ("q", [f"x{number:02}" for number in range(20)], "x00, x01, .*, x11 and 8 more"),
     ],
 )

@@ -202,6 +202,9 @@ def _listing(names: Sequence[str]) -> str:
 
 
 def _hint(column: str, names: Sequence[str]) -> str:
+    delimiter = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+    if delimiter:  # one column that holds them all
+        return f": is the file delimited by {delimiter!r}? A .csv has commas, a .tsv has tabs"
     by_lower = {name.lower(): name for name in names}
     close = get_close_matches(column.lower(), by_lower, n=1)
     return f": did you mean {by_lower[close[0]]!r}?" if close else ": check the spelling"
