@@ -58,8 +58,10 @@ def level_types(levels: pd.Index) -> tuple[str, ...]:
 
 def level_kinds(levels: pd.Index) -> tuple[str, ...]:
     """What the labels are, column by column, in words and however they are held."""
-    inferred = [pd.api.types.infer_dtype(levels.get_level_values(depth)) for depth in range(levels.nlevels)]
-    return tuple(_WORDS.get(kind, kind) for kind in inferred)
+    columns = [levels.get_level_values(depth) for depth in range(levels.nlevels)]
+    inferred = [_WORDS.get(kind := pd.api.types.infer_dtype(column), kind) for column in columns]
+    zoned = [isinstance(column.dtype, pd.DatetimeTZDtype) for column in columns]
+    return tuple(f"{kind} with a time zone" if zone else kind for kind, zone in zip(inferred, zoned, strict=True))
 
 
 def check_count(count: int) -> None:

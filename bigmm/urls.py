@@ -12,6 +12,32 @@ def is_url(path: str | os.PathLike[str]) -> TypeGuard[str]:
     return isinstance(path, str) and re.match(r"[a-z][a-z0-9+.-]*://", path, re.IGNORECASE) is not None
 
 
+def located(place: str, *, home: bool = False) -> tuple[str, str]:
+    """The file system of a path or URL, "" for this machine's, and the plain path there, however it is spelled.
+
+    Parameters
+    ----------
+    place : str
+    home : bool
+        Whether a tilde stands for a home directory, as in what is read and in URLs.
+    """
+    from fsspec import get_filesystem_class
+    from fsspec.core import split_protocol
+    from fsspec.implementations.local import LocalFileSystem
+
+    if "://" in place:
+        place = place.rpartition("::")[2]  # chained: what the others are made from
+    protocol, rest = split_protocol(place)
+    if protocol in (None, "file", "local"):
+        return "", os.path.abspath(LocalFileSystem._strip_protocol(place) if protocol or home else place)
+    try:
+        path = str(get_filesystem_class(protocol)._strip_protocol(place))
+    except (ImportError, ValueError):  # whoever opens it says so
+        path = rest
+    host = rest.lstrip("/").partition("/")[0]
+    return protocol if host in path else f"{protocol}://{host}", path.rstrip("/")
+
+
 def joined(place: str | os.PathLike[str], name: str) -> str:
     """A name inside a folder at a path or a URL."""
     return f"{place.rstrip('/')}/{name}" if isinstance(place, str) and is_url(place) else os.path.join(place, name)

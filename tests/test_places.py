@@ -29,16 +29,26 @@ def days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in "ab":
         frame.to_parquet(folder / f"{name}.parquet")
     (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "c.parquet").symlink_to(folder / "a.parquet")
+    monkeypatch.setenv("HOME", str(tmp_path))
     bigmm.lmer(FORMULA, frame, client=0).save("days.fit")
     return folder
 
 
-@pytest.mark.parametrize("data", ["days", "./days/", "days/*.parquet", "link", "**/*.parquet", "days/a.parquet", "day[s]"])
-@pytest.mark.parametrize("place", ["days/a.parquet", "link/a.parquet", "days/../days/a.parquet"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "days", "./days/", "days/*.parquet", "link", "**/*.parquet", "days/**/*.parquet", "days/a.parquet", "day[s]", "~/days", "file:days",
+        "file://CWD/days", "local://CWD/days/*", "links", "links/*",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["days/a.parquet", "link/a.parquet", "days/../days/a.parquet", "file://CWD/days/a.parquet"])
 def test_over_the_data(days: Path, data: str, place: str) -> None:
+    data, place = (text.replace("CWD", str(days.parent)) for text in (data, place))
     for option in ("--out", "--log-json", "--report"):
         with pytest.raises(StorageError, match=f"{option} '{place}' is one of the data, or among them"):
-            check_apart([data], {option: place})
+            check_apart([data], {option: place}, {})
 
 
 @pytest.mark.parametrize(
@@ -47,6 +57,12 @@ def test_over_the_data(days: Path, data: str, place: str) -> None:
         ("days", "days/ck"),
         ("days", "days/deep/er/ck"),
         ("days", "days"),
+        ("days/**/*.parquet", "days/r.cp"),
+        ("*/*.parquet", "n.fit"),
+        ("**/*", "deep/er/ck"),
+        ("memory://q/*", "memory://q/ck"),
+        ("memory://q", "memory:///q/ck"),
+        ("simplecache::s3://bucket/days", "s3://bucket/days/ck"),
         ("days/*", "days/ck"),
         ("days/*.parquet", "days/new.parquet"),
         (".", "x.fit"),
@@ -56,7 +72,7 @@ def test_over_the_data(days: Path, data: str, place: str) -> None:
 )
 def test_among_the_data(days: Path, data: str, place: str) -> None:
     with pytest.raises(StorageError, match="choose another place, or a name that begins with a dot"):
-        check_apart(["elsewhere", data], {"--out": None, "--checkpoint": place})
+        check_apart(["elsewhere", data], {"--out": None}, {"--checkpoint": place})
 
 
 @pytest.mark.parametrize(
@@ -71,10 +87,16 @@ def test_among_the_data(days: Path, data: str, place: str) -> None:
         ("s3://bucket/days", "s3://bucket/days.cp"),
         ("s3://bucket/days", "days/x"),
         ("days", "-"),
+        ("*/*.parquet", "report.html"),
+        ("*/*.csv", "n.fit"),
+        ("days/a::b.parquet", "days/b.parquet"),
+        ("sftp://one/days", "sftp://two/days/ck"),
+        ("memory://days", "days/x"),
+        ("days/a**b", "n.fit"),
     ],
 )
 def test_apart_from_the_data(days: Path, data: str, place: str) -> None:
-    check_apart([data], {"--out": place})
+    check_apart([data], {"--out": place}, {})
 
 
 @pytest.mark.parametrize(
@@ -95,6 +117,31 @@ def test_commands_leave_the_data_alone(days: Path, arguments: list[str]) -> None
     assert found.exit_code == 2
     assert "is one of the data, or among them ('days" in found.stderr
     assert {path.name: path.read_bytes() for path in days.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "within"),
+    [
+        (["fit", FORMULA, "days", "--out", "n.fit", "--checkpoint", "n.fit/ck"], "--checkpoint 'n.fit/ck' is the same place as --out"),
+        (["fit", FORMULA, "days", "--out", "n.fit", "--log-json", "./n.fit/log"], "--log-json './n.fit/log' is the same place as --out"),
+        (["fit", FORMULA, "days", "--out", "n.fit", "--checkpoint", "n.fit"], "is the same place as"),
+        (["fit", FORMULA, "days", "--log-json", "x", "--report", "./x"], "is the same place as"),
+        (
+            ["reduce", "-", "days", "--into", "week.cp", "--report", "week.cp/r.html"],
+            "--report 'week.cp/r.html' is the same place as --into",
+        ),
+    ],
+)
+def test_places_are_apart_from_one_another(days: Path, arguments: list[str], within: str) -> None:
+    bigmm.reduce(FORMULA, days / "a.parquet", client=0).save("week.cp")
+    found = CliRunner().invoke(main, arguments)
+    assert found.exit_code == 2
+    assert within in found.stderr
+
+
+def test_devices_hold_nothing(days: Path) -> None:
+    found = CliRunner().invoke(main, ["fit", FORMULA, "days", "--log-json", "/dev/null", "--report", "/dev/null", "--out", "n.fit"])
+    assert found.exit_code == 0, found.output
 
 
 def test_the_checkpoint_of_reduce(days: Path) -> None:

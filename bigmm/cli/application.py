@@ -125,17 +125,21 @@ class Job(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, stoppable and with the right amount of logging."""
-        check_apart(ctx.params.get("data") or (), _written(ctx))
+        check_apart(ctx.params.get("data") or (), *_written(ctx))
         verbose = is_verbose(ctx)
         stoppable = _stoppable(ctx.meta.get(_MAX_SECONDS, 0.0))
         with stoppable, journal_kept(ctx) as journal, _logging(verbose, journal), _warnings(verbose):
             return super().invoke(ctx)
 
 
-def _written(ctx: click.Context) -> dict[str, str | None]:
-    """What the command writes, by option."""
-    options = {f"--{name.replace('_', '-')}": ctx.params.get(name) for name in ("out", "checkpoint", "performance_report")}
-    return options | {"--log-json": ctx.meta.get(LOG), "--report": ctx.meta.get(REPORT)}
+def _written(ctx: click.Context) -> tuple[dict[str, str | None], dict[str, str | None]]:
+    """What the command writes, by option: files, and folders."""
+    names = {f"--{name.replace('_', '-')}": name for name in ("out", "into", "checkpoint", "performance_report")}
+    places = {option: ctx.params.get(name) for option, name in names.items()}
+    metavars = {name: option.metavar or "" for option in ctx.command.params if isinstance(option, click.Option) for name in option.opts}
+    files = {option for option in places if metavars.get(option, "").startswith("FILE")}
+    logs = {"--log-json": ctx.meta.get(LOG), "--report": ctx.meta.get(REPORT)}
+    return {option: places.pop(option) for option in files} | logs, places
 
 
 Application.command_class = Job

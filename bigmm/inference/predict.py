@@ -137,10 +137,11 @@ class Predictor:
     def _places(self, group: GroupEffects, rows: Rows) -> Refs:
         """Each row's level among those of the fit; -1, where the coefficients are zero, for a new one."""
         refs, levels = group_levels(group.names, dict(rows.encoded))
-        places = group.levels.get_indexer(levels) if len(levels) else np.zeros(0, dtype=np.intp)
+        if not len(levels):
+            return np.zeros(0, dtype=np.intp)
+        _check_level_kinds(group, levels)  # pandas would read dates in text
+        places = group.levels.get_indexer(levels)
         new = levels[places < 0]
-        if len(new) and len(new) == len(levels):
-            _check_level_kinds(group, levels)
         if self.new_levels == "error" and len(new):
             shown = ", ".join(str(level) for level in new[:5].tolist())
             raise DataError(
@@ -151,7 +152,7 @@ class Predictor:
 
 
 def _check_level_kinds(group: GroupEffects, found: pd.Index) -> None:
-    """Levels of another kind are not new ones: none of them could ever be among those of the fit."""
+    """Levels of another kind are neither those of the fit nor new ones."""
     kinds, fitted = level_kinds(found), level_kinds(group.levels)
     if kinds != fitted:
         raise DataError(

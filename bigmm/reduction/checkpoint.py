@@ -12,8 +12,9 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 INDEX = "checkpoint.json"
 LOCK = "lock"
+#: Directories of a checkpoint; with a dot and more behind: one that was being written.
+_SEGMENT = re.compile(r"\.?[0-9]+-[0-9]+\.[0-9]+(-.*)?")
 _FORMAT = 1
 
 
@@ -67,12 +70,17 @@ class Checkpoint:
         found = _read_index(self.folder)
         named = {name for record in (found["segments"] if found else ()) for name in record["slices"]}
         for entry in self.folder.iterdir():
-            if entry.is_dir() and entry.name not in named:
+            if entry.is_dir() and is_segment(entry.name) and entry.name not in named:
                 shutil.rmtree(entry)
 
 
+def is_segment(name: str) -> bool:
+    """Whether a name inside a checkpoint's directory is one that a pass gives; what else lies there is not its to remove."""
+    return _SEGMENT.fullmatch(name) is not None
+
+
 @contextlib.contextmanager
-def open_checkpoint(path: str | os.PathLike[str], work: Work, plan_digest: str, *, resume: bool) -> Iterator[Checkpoint]:
+def open_checkpoint(path: str | os.PathLike[str], work: Work, data: str, *, resume: bool) -> Iterator[Checkpoint]:
     """A checkpoint for a pass, new or to go on from; no other process can have it meanwhile.
 
     Parameters
@@ -80,8 +88,8 @@ def open_checkpoint(path: str | os.PathLike[str], work: Work, plan_digest: str, 
     path : str or path
         Its directory; made when it is not there.
     work : Work
-    plan_digest : str
-        Identifies the data.
+    data : str
+        Identifies them.
     resume : bool
         Whether to go on from what is there.
 
@@ -100,15 +108,20 @@ def open_checkpoint(path: str | os.PathLike[str], work: Work, plan_digest: str, 
         raise StorageError(f"cannot write the checkpoint {str(path)!r} ({error.strerror}): choose another place") from None
     with lock:
         _take(lock, folder)
-        checkpoint = Checkpoint(folder, _identity(work, plan_digest))
+        checkpoint = Checkpoint(folder, _identity(work, data))
         _check_same(checkpoint, resume=resume)
         checkpoint.clear()
         yield checkpoint
 
 
 def _check_empty_or_ours(folder: Path) -> None:
-    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / LOCK).exists())):
+    if folder.exists() and not (folder.is_dir() and is_ours({entry.name for entry in folder.iterdir()})):
         raise StorageError(f"{str(folder)!r} exists and is no checkpoint: choose another place")
+
+
+def is_ours(names: Set[str]) -> bool:
+    """Whether a directory with these names in it is a checkpoint, or may become one."""
+    return INDEX in names or all(name == LOCK or name.startswith((INDEX, ".")) or is_segment(name) for name in names)
 
 
 def _take(lock: Any, folder: Path) -> None:
@@ -121,11 +134,11 @@ def _take(lock: Any, folder: Path) -> None:
         logger.warning("the checkpoint %s cannot be locked (%s): see that one process at a time uses it", folder, error.strerror)
 
 
-def _identity(work: Work, plan_digest: str) -> dict[str, Any]:
+def _identity(work: Work, data: str) -> dict[str, Any]:
     from bigmm.storage.records import design_record
 
     return {
-        "data": plan_digest,
+        "data": data,
         **design_record(work.design),
         "on_error": work.on_error,
         "slicing": [list(work.slicing.names), work.slicing.count],
@@ -140,7 +153,7 @@ _NAMES = {
     "offset": "offset",
     "na_action": "treatment of incomplete rows",
     "on_error": "treatment of what cannot be read",
-    "data": "files, for files that have changed, or for another bigmm.chunk-bytes",
+    "data": "data, for data that have changed, or for another bigmm.chunk-bytes",
     "cut": "version of bigmm, which cuts the work otherwise",
 }
 
@@ -172,10 +185,17 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
-        _ = found["format"], found["identity"]["data"], [(s["start"], s["stop"], s["slices"]) for s in found["segments"]]
+        _ = found["format"], found["identity"]["data"]
+        if not all(map(_is_record, found["segments"])):
+            raise ValueError("its segments are damaged")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StorageError(f"the checkpoint {str(folder)!r} cannot be read ({error}): remove it and start again") from None
     return found
+
+
+def _is_record(segment: Any) -> bool:
+    numbers, slices = (segment["start"], segment["stop"]), segment["slices"]
+    return all(type(number) is int for number in numbers) and bool(slices) and all(map(is_segment, slices))
 
 
 def _read_segment(folder: Path, record: Mapping[str, Any]) -> Segment:

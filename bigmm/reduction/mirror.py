@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigmm.errors import StorageError
-from bigmm.reduction.checkpoint import INDEX, LOCK, Checkpoint, open_checkpoint
+from bigmm.reduction.checkpoint import INDEX, LOCK, Checkpoint, is_ours, is_segment, open_checkpoint
 from bigmm.reduction.segments import Segment
 from bigmm.reduction.work import Work
 
@@ -50,7 +50,7 @@ class Mirror:
             When there is something else.
         """
         found = self.copy.names()
-        if found and LOCK not in found:
+        if not is_ours(found):
             raise StorageError(f"{self.copy.url!r} exists and is no checkpoint: choose another place")
         self.copy.filesystem.pipe_file(self.copy.at(LOCK), b"")
         if INDEX in found:
@@ -67,7 +67,7 @@ class Mirror:
         for name in named - self.copied:
             self._segment(name).upload(self.folder / name, "crossproducts.json")
         self.copy.filesystem.put_file(str(self.folder / INDEX), self.copy.at(INDEX))
-        for name in self.copy.names() - named - {INDEX, LOCK}:
+        for name in filter(is_segment, self.copy.names() - named):
             self.copy.filesystem.rm(self.copy.at(name), recursive=True)
         self.copied.clear()
         self.copied.update(named)
@@ -98,13 +98,13 @@ class MirroredCheckpoint(Checkpoint):
 
 
 @contextlib.contextmanager
-def open_any_checkpoint(path: str | os.PathLike[str], work: Work, plan_digest: str, *, resume: bool) -> Iterator[Checkpoint]:
+def open_any_checkpoint(path: str | os.PathLike[str], work: Work, data: str, *, resume: bool) -> Iterator[Checkpoint]:
     """`open_checkpoint`, for a path or a URL."""
     from bigmm.storage.remote import remote, remote_folder
     from bigmm.urls import is_url
 
     if not is_url(path):
-        with open_checkpoint(path, work, plan_digest, resume=resume) as checkpoint:
+        with open_checkpoint(path, work, data, resume=resume) as checkpoint:
             yield checkpoint
         return
     with tempfile.TemporaryDirectory(prefix="bigmm-") as scratch:
@@ -112,7 +112,7 @@ def open_any_checkpoint(path: str | os.PathLike[str], work: Work, plan_digest: s
         with remote(path, "use"):
             mirror.pull()
         try:
-            with open_checkpoint(mirror.folder, work, plan_digest, resume=resume) as kept:
+            with open_checkpoint(mirror.folder, work, data, resume=resume) as kept:
                 yield MirroredCheckpoint(kept.folder, kept.identity, mirror)
         except StorageError as error:  # about the folder here, which nobody knows
             raise StorageError(str(error).replace(str(mirror.folder), mirror.copy.url)) from None

@@ -106,7 +106,7 @@ def reduce(
     design = blank_design(formula, weights, offset, na_action, on_error)
     if checkpoint is not None and is_paths(data):
         sources = [data] if isinstance(data, (str, os.PathLike)) else data
-        check_apart([os.fspath(source) for source in sources], {"checkpoint": os.fspath(checkpoint)})
+        check_apart([os.fspath(source) for source in sources], {}, {"checkpoint": os.fspath(checkpoint)})
     if into is not None:
         check_same(into.design, replace(design, kinds=into.design.kinds))
         data = new_files(data, into, storage_options or {})

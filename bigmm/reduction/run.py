@@ -22,6 +22,7 @@ from bigmm.reduction.shift import with_shift
 from bigmm.reduction.slices import Slicing
 from bigmm.reduction.slicing import choose_slicing
 from bigmm.reduction.sources import Plan
+from bigmm.reduction.sources.frames import identity_of
 from bigmm.reduction.tally import Tally
 from bigmm.reduction.threads import Threads
 from bigmm.reduction.tree import Executor, batch_results
@@ -67,7 +68,7 @@ def _work(plan: Plan, design: Design, on_error: OnError, least: int = 1) -> Work
 def _checkpoint(work: Work, plan: Plan, options: RunOptions) -> AbstractContextManager[Checkpoint | None]:
     if options.checkpoint is None:
         return nullcontext()
-    return open_any_checkpoint(options.checkpoint, work, plan.digest, resume=options.resume)
+    return open_any_checkpoint(options.checkpoint, work, identity_of(plan), resume=options.resume)
 
 
 def _collect(executor: Executor, work: Work, tally: Tally, checkpoint: Checkpoint | None) -> CrossProducts:

@@ -246,6 +246,22 @@ def test_levels_of_another_kind_are_not_new_ones(subjects: list[Any], kind: str,
             fit.predict(rows, new_levels=new_levels)
 
 
+@pytest.mark.parametrize("formula", ["y ~ 1 + (1 | t)", "y ~ 1 + (1 | t:h)"])
+@pytest.mark.parametrize("new_levels", ["error", "population"])
+def test_dates_are_of_one_kind(formula: str, new_levels: str) -> None:
+    """Pandas would take "2024" for the first of January, and "02/01/2024" for the first of February."""
+    rng = np.random.default_rng(1)
+    days = pd.to_datetime("2024-01-01") + pd.to_timedelta(rng.integers(0, 60, 600), "D")
+    rows = pd.DataFrame({"y": rng.normal(size=600), "t": days, "h": rng.choice(list("ab"), 600)})
+    fit = bigmm.lmer(formula, rows, client=0)
+    assert fit.predict(rows, new_levels=new_levels).notna().all()
+    for text in (days.strftime("%Y"), days.strftime("%m/%d/%Y"), days.astype(str)):
+        with pytest.raises(bigmm.DataError, match=r"are text(, text)?: the fit was made with dates(, text)?; convert"):
+            fit.predict(rows.assign(t=text), new_levels=new_levels)
+    with pytest.raises(bigmm.DataError, match="are dates with a time zone(, text)?: the fit was made with dates"):
+        fit.predict(rows.assign(t=days.tz_localize("UTC")), new_levels=new_levels)
+
+
 def test_new_level_of_a_fixed_category() -> None:
     fit = bigmm.lmer("angle ~ recipe + temp + (1 | recipe:replicate)", read_data("cake"))
     rows = read_data("cake").head(2).assign(recipe=["A", "D"])

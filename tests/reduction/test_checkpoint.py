@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import bigmm
@@ -23,6 +24,8 @@ from bigmm.errors import StorageError
 from bigmm.reduction import slicing
 from bigmm.reduction.progress import Progress
 from bigmm.reduction.work import BATCH
+
+pl = pytest.importorskip("polars")
 
 FORMULA = "y ~ x + (x | g) + (1 | h)"
 CHUNKS = 100
@@ -190,7 +193,7 @@ class TestRefusals:
     def test_other_files(self, files: Path, folder: Path) -> None:
         with pytest.raises(
             StorageError,
-            match=r"made for other files, for files that have changed, or for another bigmm.chunk-bytes: run",
+            match=r"made for other data, for data that have changed, or for another bigmm.chunk-bytes: run",
         ):
             bigmm.reduce(FORMULA, sorted(map(str, files.iterdir()))[:-1], checkpoint=folder)
 
@@ -198,8 +201,20 @@ class TestRefusals:
         copy = shutil.copytree(files, tmp_path / "copy")
         stopped_after(copy, tmp_path / "other", 1)
         os.utime(copy / "99.parquet", (0, 0))
-        with pytest.raises(StorageError, match="files that have changed"):
+        with pytest.raises(StorageError, match="data that have changed"):
             bigmm.reduce(FORMULA, copy, checkpoint=tmp_path / "other")
+
+    @pytest.mark.parametrize("change", [{"y": 1.0}, {"g": 7}, {"x": None}, {"h": "c"}], ids=str)
+    @pytest.mark.parametrize("kind", [pd.DataFrame, pa.Table.from_pandas, pl.from_pandas], ids=["pandas", "arrow", "polars"])
+    def test_other_rows_of_a_table(self, kind: Any, change: dict[str, Any], files: Path, tmp_path: Path) -> None:
+        """A table has no name and no time: its rows tell which one it is."""
+        rows = pd.read_parquet(files)[:200]
+        changed = rows.copy()
+        changed.loc[17, list(change)] = list(change.values())
+        digest = bigmm.reduce(FORMULA, kind(rows), checkpoint=tmp_path).digest
+        assert bigmm.reduce(FORMULA, kind(rows.copy()), checkpoint=tmp_path).digest == digest
+        with pytest.raises(StorageError, match="data that have changed"):
+            bigmm.reduce(FORMULA, kind(changed), checkpoint=tmp_path)
 
     def test_other_arguments(self, files: Path, folder: Path) -> None:
         with pytest.raises(StorageError, match=r"was made for other offset \(None; now 'x'\)"):
@@ -214,6 +229,25 @@ class TestRefusals:
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(StorageError, match="exists and is no checkpoint: choose another place"):
             bigmm.reduce(FORMULA, files, checkpoint=tmp_path)
+
+    def test_a_file_named_lock_makes_no_checkpoint(self, files: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine" / "work").mkdir(parents=True)
+        (tmp_path / "mine" / "lock").touch()
+        with pytest.raises(StorageError, match="exists and is no checkpoint"):
+            bigmm.reduce(FORMULA, files, checkpoint=tmp_path / "mine")
+
+    def test_what_else_lies_there_stays(self, files: Path, folder: Path) -> None:
+        bigmm.reduce(FORMULA, files, checkpoint=folder).save(folder / "result.cp")
+        bigmm.reduce(FORMULA, files, checkpoint=folder)
+        assert bigmm.load(folder / "result.cp").digest == bigmm.reduce(FORMULA, files).digest
+
+    @pytest.mark.parametrize(("name", "value"), [("stop", "1"), ("start", None), ("slices", []), ("slices", ["../lock"])], ids=repr)
+    def test_damaged_record(self, name: str, value: Any, files: Path, folder: Path) -> None:
+        index = json.loads((folder / "checkpoint.json").read_text())
+        index["segments"][0][name] = value
+        (folder / "checkpoint.json").write_text(json.dumps(index))
+        with pytest.raises(StorageError, match=r"cannot be read \(.*\): remove it and start again"):
+            bigmm.reduce(FORMULA, files, checkpoint=folder)
 
     def test_damaged_index(self, files: Path, folder: Path) -> None:
         (folder / "checkpoint.json").write_text("{")

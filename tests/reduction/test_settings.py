@@ -100,7 +100,7 @@ def test_the_cut_is_part_of_the_plan(folder: Path, tmp_path: Path) -> None:
         assert len(fine.chunks) > len(usual.chunks) == 5
         assert fine.digest != usual.digest
         assert bigmm.reduce(FORMULA, folder).plan_digest == fine.digest != cp.plan_digest
-        with pytest.raises(StorageError, match=r"made for other files, .*, or for another bigmm\.chunk-bytes"):
+        with pytest.raises(StorageError, match=r"made for other data, .*, or for another bigmm\.chunk-bytes"):
             bigmm.reduce(FORMULA, folder, checkpoint=tmp_path / "checkpoint")
 
 

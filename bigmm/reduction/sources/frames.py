@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bigmm.accounting import Origin
 from bigmm.errors import DataError
@@ -63,6 +66,17 @@ class TableChunk:
         """A table, which has no name."""
         return (Origin("<table>", rows=self.rows),)
 
+    def content(self) -> str:
+        """Hash of the values, whatever Arrow keeps under those that are missing."""
+        sink = _Hashed()
+        for name, column in zip(self.table.column_names, self.table.columns, strict=True):
+            parts: list[Any] = [pc.drop_null(column), pc.is_null(column)] if column.null_count else [column]
+            for part in parts:
+                table = pa.table([part], names=[name])
+                with pa.ipc.new_stream(sink, table.schema) as writer:
+                    writer.write_table(table)
+        return sink.hash.hexdigest()
+
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded where the table's is."""
         return fit_table(self.table, columns, self.schema, self.name)
@@ -77,6 +91,26 @@ class TableChunk:
         with pa.ipc.new_stream(sink, self.table.schema) as writer:
             writer.write_table(self.table)
         return _unpickled, (sink.getvalue(), self.start, self.schema)
+
+
+class _Hashed(io.RawIOBase):
+    """A file of which nothing is kept but a hash."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        return len(data)
+
+
+def identity_of(plan: Plan) -> str:
+    """Hash of what a checkpoint has to find again: the plan, and the rows themselves of a table, which has no name and no time."""
+    contents = [chunk.content() for chunk in plan.chunks if isinstance(chunk, TableChunk)]
+    return digest_of([plan.digest, *contents]) if contents else plan.digest
 
 
 def _unpickled(buffer: pa.Buffer, start: int, schema: pa.Schema) -> TableChunk:
