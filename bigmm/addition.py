@@ -39,6 +39,7 @@ def merge(parts: Iterable[CrossProducts], *, allow_overlap: bool = False) -> Cro
         memory have no name by which that could be told.)
     """
     parts = list(parts)
+    check_crossproducts(*parts)
     if not parts:
         raise LabelError("nothing to merge: expected at least one crossproducts")
     twice = _shared([part.sources for part in parts])
@@ -50,6 +51,18 @@ def merge(parts: Iterable[CrossProducts], *, allow_overlap: bool = False) -> Cro
     if twice:
         logger.warning("in several of the crossproducts, each with its own rows as you say: %s", shown(twice))
     return add(parts)
+
+
+def check_crossproducts(*parts: object) -> None:
+    """See that they are crossproducts.
+
+    Raises
+    ------
+    LabelError
+    """
+    for part in parts:
+        if not isinstance(part, CrossProducts):
+            raise LabelError(f"expected crossproducts, found {type(part).__name__}: pass what bigmm.reduce or bigmm.load returns")
 
 
 def _shared(parts: Sequence[Sources]) -> list[str]:

@@ -150,7 +150,7 @@ class CrossProducts:
         groups = ", ".join(f"{group.name} {len(group.levels):,}" for group in self.groups)
         return f"<CrossProducts {self.design.formula.text!r}: {self.nobs:,} rows, {groups}, {self.nbytes:,} bytes>"
 
-    def __add__(self, other: CrossProducts) -> CrossProducts:
+    def __add__(self, other: object) -> CrossProducts:
         """Crossproducts of the rows of both; aligned by label.
 
         Raises
@@ -161,9 +161,13 @@ class CrossProducts:
         """
         from bigmm.addition import merge
 
-        return merge([self, other])
+        return merge([self, other]) if isinstance(other, CrossProducts) else NotImplemented
 
-    def __sub__(self, other: CrossProducts) -> CrossProducts:
+    def __radd__(self, other: object) -> CrossProducts:
+        """Of `sum`, which begins with 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __sub__(self, other: object) -> CrossProducts:
         """Crossproducts of the rows of `self` that are not in `other`; levels without rows disappear.
 
         Raises
@@ -173,7 +177,7 @@ class CrossProducts:
         """
         from bigmm.subtraction import subtract
 
-        return subtract(self, other)
+        return subtract(self, other) if isinstance(other, CrossProducts) else NotImplemented
 
     def model(self, formula: str | None = None, reml: bool = True, contrasts: Mapping[str, Any] | None = None) -> LinearMixedModel:
         """The objective as a function of theta, for the formula of the pass or any sub-model of it.

@@ -49,7 +49,7 @@ def check_apart(data: Iterable[str], files: Mapping[str, str | None], folders: M
 
 def _is_kept(place: str) -> bool:
     """Whether what is written there stays: not on the standard output, and not in a device."""
-    return place != "-" and (os.path.isfile(place) or os.path.isdir(place) or not os.path.exists(place))
+    return place != "-" and (not os.path.exists(place) or os.path.isfile(place) or os.path.isdir(place))
 
 
 def _is_within(place: str, around: str, *, folder: bool) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigmm.accounting import RowCounts, Sources, add_sources, shown
-from bigmm.addition import add, add_digests, check_same
+from bigmm.addition import add, add_digests, check_crossproducts, check_same
 from bigmm.columns import Array, Column, expansion
 from bigmm.crossproducts import CrossProducts, GroupProducts, PairProducts
 from bigmm.errors import LabelError, PrecisionWarning
@@ -45,6 +45,7 @@ def subtract(whole: CrossProducts, part: CrossProducts, *, allow_unknown: bool =
     PrecisionWarning
         When so little is left of a column's sum of squares that the rounding of the whole shows in it.
     """
+    check_crossproducts(whole, part)
     check_same(whole.design, part.design)
     sources = _subtract_sources(whole.sources, part.sources, allow_unknown=allow_unknown)
     difference = add([whole, _negative(part)])
@@ -114,8 +115,12 @@ def _warn_of_lost_digits(whole: CrossProducts, left: CrossProducts) -> None:
 
 
 def _parts_left(whole: CrossProducts, left: CrossProducts) -> Iterator[tuple[float, str]]:
-    """What part is left of the squares of each response and raw column, of X and of each Z."""
-    before, after = np.diag(whole.XytXy), np.diag(left.XytXy)
+    """What part is left of the squares of each response and raw column, of X and of each Z.
+
+    The squares left are about the mean of the rows left, where there is an intercept: far from the shift of the whole they say
+    little of what such a column has of its own.
+    """
+    before, after = np.diag(whole.XytXy), _squares_about_means(left)
     responses = left.design.formula.responses
     for response, then, now in zip(responses, before[-len(responses) :], after[-len(responses) :], strict=True):
         yield now / then if then > 0.0 else 1.0, response.text
@@ -128,6 +133,17 @@ def _parts_left(whole: CrossProducts, left: CrossProducts) -> Iterator[tuple[flo
             # Indicators without weights are counted, which rounds nothing.
             if then > 0.0 and (column.numeric or left.design.weights is not None):
                 yield now / then, column.name
+
+
+def _squares_about_means(cp: CrossProducts) -> Array:
+    """Sums of squares of the columns of [X y]: about their means, but for those of cells."""
+    squares = np.diag(cp.XytXy).copy()
+    if Column(()) in cp.columns:
+        ones = cp.XytXy[cp.columns.index(Column(()))]
+        whole = [bool(column.numeric) and not column.cell for column in cp.columns]
+        places = np.flatnonzero([*whole, *[True] * (len(squares) - len(whole))])
+        squares[places] -= ones[places] ** 2 / ones[cp.columns.index(Column(()))]
+    return squares
 
 
 def _drop_cells(whole: CrossProducts, difference: CrossProducts) -> CrossProducts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bigmm
-from bigmm.addition import add, reshift
+from bigmm.addition import add, merge, reshift
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
 from bigmm.errors import LabelError, PrecisionWarning
@@ -227,6 +228,31 @@ class TestDifferences:
         ):
             assert ((left + large) - large).nobs == 30
         assert ((left + left) - left).nobs == 30  # half of them: no warning, which would be an error
+
+    @pytest.mark.parametrize("column", ["y", "x"])
+    def test_little_is_left_about_its_mean(self, column: str) -> None:
+        """The whole may have the shift of what is taken away: the squares left are large, and say nothing of what varies."""
+        frame, design = rows(30), design_of("y ~ x + (1 | g)")
+        far = replace(design, **{"y_shift": {"y": 1e8}} if column == "y" else {"shift": {"x": 1e8}})
+        left, gone = (reduced(part, far) for part in (frame, frame[:9].assign(**{column: frame[column][:9] + 1e8})))
+        with pytest.warns(PrecisionWarning, match=rf"subtraction leaves (0e\+00|.e-1.) of the squares of '{column}'"):
+            assert ((gone + left) - gone).nobs == 30
+
+    @pytest.mark.parametrize("other", [None, 3, "cp"])
+    def test_no_crossproducts(self, other: Any) -> None:
+        cp = reduced(rows(10), design_of())
+        with pytest.raises(LabelError, match=f"expected crossproducts, found {type(other).__name__}: pass what"):
+            merge([cp, other])
+        with pytest.raises(LabelError, match=f"expected crossproducts, found {type(other).__name__}: pass what"):
+            subtract(cp, other)
+        for operate in (operator.add, operator.sub):
+            with pytest.raises(TypeError, match="unsupported operand"):
+                operate(cp, other)
+
+    def test_sum(self) -> None:
+        frame, design = rows(20), design_of()
+        parts = [reduced(frame[start : start + 5], design) for start in range(0, 20, 5)]
+        assert sum(parts).digest == merge(parts).digest
 
     def test_more_than_there_is(self) -> None:
         frame, design = rows(30), design_of()

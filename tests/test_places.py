@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -139,9 +140,26 @@ def test_places_are_apart_from_one_another(days: Path, arguments: list[str], wit
     assert within in found.stderr
 
 
-def test_devices_hold_nothing(days: Path) -> None:
-    found = CliRunner().invoke(main, ["fit", FORMULA, "days", "--log-json", "/dev/null", "--report", "/dev/null", "--out", "n.fit"])
-    assert found.exit_code == 0, found.output
+def test_devices_hold_nothing() -> None:
+    check_apart([], {"--log-json": "/dev/null", "--report": "/dev/null"}, {})
+
+
+def test_a_pipe_keeps_its_place(days: Path) -> None:
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(Path("pipe").read_text)
+        found = CliRunner().invoke(main, ["fit", FORMULA, "days", "--report", "pipe"])
+        assert found.exit_code == 0, found.output
+        assert "</html>" in read.result(timeout=60)
+    assert Path("pipe").is_fifo()
+
+
+def test_a_link_to_a_file_stays(days: Path) -> None:
+    Path("far.html").write_text("old")
+    Path("report.html").symlink_to("far.html")
+    assert CliRunner().invoke(main, ["fit", FORMULA, "days", "--report", "report.html"]).exit_code == 0
+    assert Path("report.html").is_symlink()
+    assert "</html>" in Path("far.html").read_text()
 
 
 def test_the_checkpoint_of_reduce(days: Path) -> None:

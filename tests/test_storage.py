@@ -410,11 +410,33 @@ def edit(folder: Path, kind: str, change: Callable[[dict[str, Any]], Any]) -> No
     path.write_text(json.dumps(record), encoding="utf-8")
 
 
-@pytest.mark.parametrize(("path", "found"), [(None, "nothing"), ("", "nothing"), (5, "a int"), (b"cp", "a bytes")], ids=repr)
+@pytest.mark.parametrize(
+    ("path", "found"), [(None, "nothing"), ("", "nothing"), (5, "int"), (b"cp", "bytes"), (pd.DataFrame(), "DataFrame")], ids=repr
+)
 def test_no_path(path: Any, found: str, originals: Path) -> None:
     for call in (bigmm.load, bigmm.load(originals / "crossproducts").save, bigmm.load(originals / "fit").save):
         with pytest.raises(bigmm.StorageError, match=f"found {found} for a path"):
             call(path)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b"], ids=["too long", "null"])
+def test_impossible_path(path: str, originals: Path) -> None:
+    for call in (bigmm.load, bigmm.load(originals / "crossproducts").save):
+        with pytest.raises(bigmm.StorageError, match="cannot be a path"):
+            call(path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_leads_to_what_is_written(there: bool, originals: Path, tmp_path: Path) -> None:
+    """Whoever reads the target sees the new crossproducts, and nothing is left beside."""
+    first, second = bigmm.load(originals / "crossproducts"), bigmm.load(originals / "crossproducts")
+    if there:
+        first.save(tmp_path / "far" / "week.cp")
+    (tmp_path / "week.cp").symlink_to(tmp_path / "far" / "week.cp")
+    (second + second).save(tmp_path / "week.cp")
+    assert bigmm.load(tmp_path / "far" / "week.cp").nobs == bigmm.load(tmp_path / "week.cp").nobs == 2 * first.nobs
+    assert (tmp_path / "week.cp").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["far", "week.cp"]
 
 
 def test_the_current_directory_keeps_its_place(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

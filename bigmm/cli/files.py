@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,8 +67,25 @@ def replacing(target: str) -> Iterator[Path]:
     StorageError
         When `target` is a directory, or nothing can be written there.
     """
-    with _uploaded(target) if is_url(target) else _beside(Path(target)) as scratch:
+    with _writing(target) as scratch:
         yield scratch
+
+
+def _writing(target: str) -> contextlib.AbstractContextManager[Path]:
+    if is_url(target):
+        return _uploaded(target)
+    real = Path(os.path.realpath(target))  # what a link leads to is written, and the link stays
+    return _copied(real) if real.exists() and not (real.is_file() or real.is_dir()) else _beside(real)
+
+
+@contextlib.contextmanager
+def _copied(target: Path) -> Iterator[Path]:
+    """Of a device or a pipe, whose name no other file must take."""
+    with tempfile.TemporaryDirectory(prefix="bigmm-") as folder:
+        scratch = Path(folder, f"{target.name}.parquet")
+        yield scratch
+        with target.open("wb") as device, scratch.open("rb") as written:
+            shutil.copyfileobj(written, device)
 
 
 @contextlib.contextmanager

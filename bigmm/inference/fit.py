@@ -210,8 +210,9 @@ class LinearMixedModelFit:
                 "bigmm.load(crossproducts).fit(start=fit.theta); with leaves on workers, while the cluster is there, by "
                 "bigmm.reduce_on_workers(formula, data, client).model().fit(start=fit.theta)"
             )
-        self.model.evaluate(self.theta)
-        return tuple(self.sigma**2 * relative for relative in self.model.pls.conditional_variances())
+        with self.model.lock:
+            self.model.evaluate(self.theta)
+            return tuple(self.sigma**2 * relative for relative in self.model.pls.conditional_variances())
 
     def summary(self) -> str:
         """The fit as text, in lme4's layout."""

@@ -1,7 +1,7 @@
 """The driver's sum of the batches: segments of neighbouring batches, merged as they fill up.
 
-Sixteen neighbouring segments of one size become one of the next, so that n batches are copied about log16(n) times
-instead of n, and the order of every addition depends on nothing but the number of batches.
+Neighbouring segments of one size, `FAN_IN` of them, become one of the next, so that n batches are copied about
+log32(n) times instead of n, and the order of every addition depends on nothing but the number of batches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bigmm.reduction.memory import give_back
 from bigmm.reduction.work import Slices, add_slices
 
 #: Parts that one merge adds up, on the driver and on workers.
-FAN_IN = 16
+FAN_IN = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)

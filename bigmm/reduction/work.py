@@ -27,8 +27,8 @@ Slices: TypeAlias = tuple[CrossProducts, ...]
 
 OnError: TypeAlias = Literal["raise", "skip"]
 
-#: Chunks in a batch: few, so that what the workers hold at a time does not grow with the data.
-BATCH = 8
+#: Chunks in a batch: few, for a worker holds those of one or two batches, and their sum.
+BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)

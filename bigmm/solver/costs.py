@@ -107,8 +107,9 @@ def cost_of_dense(r: int, leaves: Leaves | None = None) -> Cost:
 
 
 def inverse_factor_pays(r: int, leaves: Leaves) -> bool:
-    """Whether the gradient is had faster by L^-1 than by S^-1 of a dense root."""
-    return _by_inverse_factor(r, leaves).gradient_seconds < _by_inverse(r, leaves).gradient_seconds
+    """Whether the gradient is had faster by L^-1 than by S^-1 of a dense root: on one thread, for the choice decides the last bits."""
+    panels, products = _panel_products(r, leaves), leaves.products * leaves.ZtZ.shape[1]
+    return bool(panels / _PANEL_PRODUCTS < r**3 / 3.0 / _DENSE + products / _PRODUCTS)
 
 
 def _by_inverse(r: int, leaves: Leaves | None) -> Cost:
@@ -118,10 +119,15 @@ def _by_inverse(r: int, leaves: Leaves | None) -> Cost:
 
 
 def _by_inverse_factor(r: int, leaves: Leaves) -> Cost:
-    flops, products = r**3 / 3.0, 0.5 * r * len(leaves.indices) * leaves.ZtZ.shape[1]
+    flops, products = r**3 / 3.0, _panel_products(r, leaves)
     threads = loop_threads(products)
     seconds = flops / _DENSE / dense_threads(r) + products / _PANEL_PRODUCTS / threads
     return Cost(nbytes=8 * threads * r * PANEL, gradient_flops=flops + 2.0 * products, gradient_seconds=seconds)
+
+
+def _panel_products(r: int, leaves: Leaves) -> float:
+    """Products of the leaves with L^-1, half of which is zero."""
+    return 0.5 * r * len(leaves.indices) * float(leaves.ZtZ.shape[1])
 
 
 def cost_of_sparse(factor: SparseFactor, blocks: int) -> Cost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -99,20 +100,31 @@ class LinearMixedModel:
     reml : bool
     residence : Residence or None
         Where the leaves live and why, where that was chosen.
+    lock : RLock
+        Held by whatever evaluates: there is one factor, which threads that share a model use one after the other.
     """
 
     def __init__(self, cp: CrossProducts, selected: SelectedModel, *, reml: bool) -> None:
+        if not isinstance(reml, (int, np.bool_)):
+            raise ModelError(f"reml={reml!r}: expected True or False")
         self.cp = cp
         self.selected = selected
-        self.reml = reml
+        self.reml = bool(reml)
         self._pls: PenalizedLeastSquares | None = None
         self._latest: tuple[float, Evaluation] | None = None
         self._planned: tuple[Plan, Callable[[], Arrangement]] | None = None
         self.residence: Residence | None = None
+        self.lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without CHOLMOD's factor, which lives outside Python's memory and is found again when it is needed."""
-        return {**self.__dict__, "_pls": None, "_planned": None, "_latest": None}
+        state = {**self.__dict__, "_pls": None, "_planned": None, "_latest": None}
+        del state["lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """With a lock of its own."""
+        self.__dict__.update(state, lock=threading.RLock())
 
     @property
     def is_portable(self) -> bool:
@@ -185,7 +197,8 @@ class LinearMixedModel:
         Bates et al. (2015), JSS 67(1), equations 34 and 42.
         """
         try:
-            value = self.evaluate(theta)[0]
+            with self.lock:
+                value = self.evaluate(theta)[0]
         except NotPositiveDefiniteError as error:
             raise ModelError(f"no Cholesky factor at theta = {np.asarray(theta)}: {error}") from None
         if not np.isfinite(value):
@@ -230,7 +243,8 @@ class LinearMixedModel:
         if (values[self.lower == 0.0] == 0.0).any():
             raise ModelError("the gradient at a diagonal theta of 0 is 0 by symmetry and says nothing: ask just above it")
         try:
-            return self.differentiate(self.evaluate(values)[1]).gradient
+            with self.lock:
+                return self.differentiate(self.evaluate(values)[1]).gradient
         except NotPositiveDefiniteError as error:
             raise ModelError(f"no Cholesky factor at theta = {values}: {error}") from None
 
@@ -275,16 +289,17 @@ class LinearMixedModel:
         """
         from bigmm.inference.estimate import estimate
 
-        settings = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer or "newton")
+        settings = optimizer if isinstance(optimizer, Optimizer) else Optimizer("newton" if optimizer is None else optimizer)
         own = own_sizes(self.selected.blocks, self.selected.covariance)
         theta, other = self._default_starts(settings, own) if start is None else (self.selected.covariance.check(start), None)
         if settings.method == "newton" and start is not None:  # from zero, where every direction looks flat, it may not get away
             theta = np.where(self.lower == 0.0, np.maximum(theta, _LEAST_START * own), theta)
-        with nullcontext(self._with_derivatives) if log is None else replayed(self._with_derivatives, log, self._identity) as evaluate:
+        searching = nullcontext(self._with_derivatives) if log is None else replayed(self._with_derivatives, log, self._identity)
+        with self.lock, searching as evaluate:
             found = minimize(
                 evaluate, self.selected.covariance, theta, self.units, settings, on_evaluation, short=self.is_dear, other=other
             )
-        return estimate(self, found)
+            return estimate(self, found)
 
     @property
     def is_dear(self) -> bool:
@@ -312,8 +327,9 @@ class LinearMixedModel:
         self._latest = value, evaluation
 
         def derive() -> Derivatives:
+            held = self._latest is not None and self._latest[1] is evaluation  # unless a callback has evaluated, too
             self._latest = None  # derivatives use the factor up
-            return self.differentiate(evaluation, self.units)
+            return self.differentiate(evaluation if held else self.evaluate(theta)[1], self.units)
 
         return value, derive
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmm.errors import StorageError
-from bigmm.storage.remote import UNFINISHED, check_writable, remote, remote_folder, uploading
+from bigmm.storage.remote import UNFINISHED, check_writable, downloaded, remote, remote_folder, uploading
 from bigmm.urls import is_url, without_secrets
 
 #: Raised when what is written changes; a version reads and writes one format.
@@ -44,8 +44,15 @@ def saved_kind(path: str | os.PathLike[str]) -> str | None:
 
 def _check_path(path: object) -> None:
     if not isinstance(path, (str, os.PathLike)) or not str(path):
-        found = "nothing" if path is None or path == "" else f"a {type(path).__name__}"
+        found = "nothing" if path is None or isinstance(path, str) else type(path).__name__
         raise StorageError(f"found {found} for a path: expected that of a directory, or its URL, as text or as a pathlib.Path")
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            Path("." if is_url(path) else path).lstat()
+    except (OSError, ValueError) as error:  # too long a name; one with a null byte
+        raise StorageError(
+            f"{str(path)[:80]!r} cannot be a path ({getattr(error, 'strerror', None) or error}): choose another one"
+        ) from None
 
 
 def _holds_rows(url: str) -> bool:
@@ -81,11 +88,16 @@ def check_target(path: str | os.PathLike[str], kind: str) -> None:
         _check_replaceable_url(path, kind)
         check_writable(path)
         return
-    target = Path(path).absolute()
+    target = _target(path)
     _check_replaceable(target, path, kind)
     parent = next(folder for folder in target.parents if folder.exists())
     with _writing(path):
         Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=parent)).rmdir()
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """What is written or replaced: of a link what it leads to, so that whoever reads that sees it, too."""
+    return Path(os.path.realpath(path))
 
 
 def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) -> None:
@@ -119,7 +131,7 @@ def new_directory(path: str | os.PathLike[str], kind: str) -> Iterator[Path]:
         with uploading(path, _MANIFESTS[kind]) as folder:
             yield folder
         return
-    target = Path(path).absolute()
+    target = _target(path)
     _check_replaceable(target, path, kind)
     with _writing(path):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -210,13 +222,14 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def stored(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """How a saved directory was written: path, format, version, bytes on disk; and the digest of crossproducts."""
-    folder, kind = Path(path), saved_kind(path)
+    """How a saved directory was written: path, format, version, bytes in all; and the digest of crossproducts."""
+    kind = saved_kind(path)
     if kind is None:
-        raise StorageError(f"{str(path)!r} is no longer there: was it moved?")
-    record = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
-    about = {name: record[name] for name in ("format", "written_by", "digest") if name in record}
-    return {"path": str(path), **about, "disk_bytes": sum(file.stat().st_size for file in folder.iterdir())}
+        raise StorageError(f"{without_secrets(str(path))!r} is no longer there: was it moved?")
+    with downloaded(path) if is_url(path) else contextlib.nullcontext(Path(path)) as folder:
+        record = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
+        about = {name: record[name] for name in ("format", "written_by", "digest") if name in record}
+        return {"path": without_secrets(str(path)), **about, "disk_bytes": sum(file.stat().st_size for file in folder.iterdir())}
 
 
 def listed(folder: Path, record: Mapping[str, Any], name: str) -> Path:

@@ -89,8 +89,9 @@ def remote_folder(url: str) -> RemoteFolder:
     """
     from fsspec.core import url_to_fs
 
+    made = {"auto_mkdir": True} if url.startswith(("file:", "local:")) else {}  # object stores have no folders to make
     with remote(url, "reach"):
-        filesystem, path = url_to_fs(url)
+        filesystem, path = url_to_fs(url, **made)
     return RemoteFolder(without_secrets(url).rstrip("/"), filesystem, path.rstrip("/"))
 
 

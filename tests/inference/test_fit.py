@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,35 @@ def test_every_kind_of_fit_loads(name: str, tmp_path: Path) -> None:
 def _odd() -> pd.DataFrame:
     data = read_data("sleepstudy").rename(columns={"Reaction": "y y", "Days": "a:b", "Subject": "../g"})
     return data.assign(**{"../g": "é/" + data["../g"].astype("str")})
+
+
+def test_threads_take_turns_with_one_model() -> None:
+    """There is one factor: what a thread has put there must not be read by another."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"g": rng.integers(0, 900, 9000), "h": rng.integers(0, 90, 9000)})
+    rows["y"] = rng.normal(size=900)[rows["g"]] + rng.normal(size=90)[rows["h"]] + rng.normal(size=9000)
+    model = bigmm.reduce("y ~ 1 + (1 | g) + (1 | h)", rows, client=0).model(reml=False)
+    thetas = [model.theta0 * (0.3 + 0.1 * step) for step in range(16)]
+    values, gradients, expected = [model.objective(t) for t in thetas], [model.gradient(t) for t in thetas], model.fit()
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(call, theta) for theta in thetas for call in (model.objective, model.gradient, model.fit)]
+        found = [future.result() for future in futures]
+    assert found[::3] == values
+    np.testing.assert_array_equal(found[1::3], gradients)
+    assert max(abs(fit.objective - expected.objective) for fit in found[2::3]) < 1e-7
+    assert pickle.loads(pickle.dumps(model)).objective(thetas[0]) == pytest.approx(values[0], rel=1e-14)
+
+
+def test_a_callback_may_evaluate() -> None:
+    model = bigmm.reduce("Reaction ~ Days + (Days | Subject)", read_data("sleepstudy"), client=0).model()
+    seen: list[float] = []
+    found = model.fit(on_evaluation=lambda *_: seen.append(model.objective(3.0 * model.theta0)))
+    expected = model.fit()
+    assert len(seen) == found.nevals == expected.nevals
+    assert (found.objective, found.theta.tolist()) == (expected.objective, expected.theta.tolist())
+
+
+@pytest.mark.parametrize("reml", ["x", None, 0.5])
+def test_reml_is_true_or_false(reml: Any) -> None:
+    with pytest.raises(bigmm.ModelError, match=f"reml={reml!r}: expected True or False"):
+        bigmm.lmer("Reaction ~ Days + (Days | Subject)", read_data("sleepstudy"), reml=reml)

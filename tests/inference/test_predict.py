@@ -258,7 +258,7 @@ def test_dates_are_of_one_kind(formula: str, new_levels: str) -> None:
     for text in (days.strftime("%Y"), days.strftime("%m/%d/%Y"), days.astype(str)):
         with pytest.raises(bigmm.DataError, match=r"are text(, text)?: the fit was made with dates(, text)?; convert"):
             fit.predict(rows.assign(t=text), new_levels=new_levels)
-    with pytest.raises(bigmm.DataError, match="are dates with a time zone(, text)?: the fit was made with dates"):
+    with pytest.raises(bigmm.DataError, match=r"are dates with a time zone(, text)?: the fit was made with dates"):
         fit.predict(rows.assign(t=days.tz_localize("UTC")), new_levels=new_levels)
 
 
