@@ -522,6 +522,20 @@ def on_crossproducts(*args: str) -> Callable[[Path], list[str]]:
     return arguments
 
 
+def test_a_url_of_this_machine(tmp_path: Path) -> None:
+    """Saved, inspected, appended to and read, in folders that were not there."""
+    rows = pd.read_csv(SLEEP)
+    for part in range(2):
+        rows[90 * part : 90 * part + 90].to_csv(tmp_path / f"{part}.csv", index=False)
+    place = f"file://{tmp_path}/new/week.cp"
+    run_well("reduce", FORMULA, tmp_path / "0.csv", "--out", place)
+    assert json.loads(run_well("inspect", place, "--json").stdout)["path"] == place
+    run_well("reduce", "-", tmp_path / "0.csv", tmp_path / "1.csv", "--into", place)
+    assert bigmm.load(tmp_path / "new" / "week.cp").nobs == 180
+    run_well("fit", FORMULA, place, "--out", f"file://{tmp_path}/fits/week.fit")
+    assert OBJECTIVE in run_well("summary", f"file://{tmp_path}/fits/week.fit").stdout
+
+
 def plainly(*args: str) -> Callable[[Path], list[str]]:
     return lambda folder: [arg.replace("DIR", str(folder)) for arg in args]
 

@@ -125,11 +125,18 @@ class Job(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, stoppable and with the right amount of logging."""
-        check_apart(ctx.params.get("data") or (), *_written(ctx))
+        check_apart(_rows_read(ctx), *_written(ctx))
         verbose = is_verbose(ctx)
         stoppable = _stoppable(ctx.meta.get(_MAX_SECONDS, 0.0))
         with stoppable, journal_kept(ctx) as journal, _logging(verbose, journal), _warnings(verbose):
             return super().invoke(ctx)
+
+
+def _rows_read(ctx: click.Context) -> list[str]:
+    """The data of the command that are rows: saved crossproducts may be added up into one of them."""
+    from bigmm.storage import saved_kind
+
+    return [path for path in ctx.params.get("data") or () if is_url(path) or saved_kind(path) is None]
 
 
 def _written(ctx: click.Context) -> tuple[dict[str, str | None], dict[str, str | None]]:

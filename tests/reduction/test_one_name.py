@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow import fs
 
 import bigmm
 
@@ -54,3 +58,26 @@ def test_a_dataset_of_row_groups_of_one_file() -> None:
 def test_a_dataset_by_a_relative_path(path: str) -> None:
     with pytest.raises(bigmm.LabelError, match="in several of the crossproducts"):
         bigmm.reduce(FORMULA, ds.dataset(path), client=0) + bigmm.reduce(FORMULA, "a", client=0)
+
+
+def test_datasets_of_file_systems_inside_others() -> None:
+    here, whole = fs.SubTreeFileSystem(os.getcwd(), fs.LocalFileSystem()), ds.dataset("a")
+    shutil.copy("a/p.parquet", "b/p.parquet")
+    for other in (here, fs.PyFileSystem(fs.FSSpecHandler(LocalFileSystem()))):
+        inside = ds.dataset("a" if other is here else os.path.abspath("a"), filesystem=other)
+        with pytest.raises(bigmm.DataError, match="its rows would count twice"):
+            bigmm.reduce(FORMULA, ds.dataset([whole, inside]), client=0)
+    parts = [ds.dataset("p.parquet", filesystem=fs.SubTreeFileSystem(os.path.abspath(folder), fs.LocalFileSystem())) for folder in "ab"]
+    together = bigmm.reduce(FORMULA, ds.dataset(parts), client=0)
+    assert together.nobs == sum(bigmm.reduce(FORMULA, part, client=0) for part in parts).nobs == 40
+    assert list(together.sources.urls) == [os.path.abspath(f"{folder}/p.parquet") for folder in "ab"]
+
+
+def test_links_that_lead_to_no_file() -> None:
+    Path("a/x.parquet").symlink_to("nowhere")
+    with pytest.raises(bigmm.DataError, match=r"/a/x.parquet' does not exist: check the path"):
+        bigmm.reduce(FORMULA, "a", client=0)
+    Path("a/x.parquet").unlink()
+    Path("a/x.parquet").symlink_to("../b")
+    with pytest.raises(bigmm.DataError, match=r"'.*/a/x.parquet' is a link to a folder, inside of the data"):
+        bigmm.reduce(FORMULA, "a", client=0)

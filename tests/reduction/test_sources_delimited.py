@@ -56,6 +56,14 @@ def test_missing_values(tmp_path: Path, spelling: str) -> None:
     assert rows(path, "x", "g")[1] == {"x": None, "g": None}
 
 
+def test_line_breaks_in_values(tmp_path: Path) -> None:
+    """Wherever a block of the file ends."""
+    text = "".join(f'{number},"level\n{number % 3},\n""x"""\n' for number in range(200_000))
+    found = rows(write(tmp_path / "a.csv", f"y,g\n{text}"), "y", "g")
+    assert [row["y"] for row in found] == list(range(200_000))
+    assert [row["g"] for row in found[:3]] == [f'level\n{number},\n"x"' for number in range(3)]
+
+
 def test_one_is_not_true(tmp_path: Path) -> None:
     """In a column that has both they are other levels; Arrow takes one for the other."""
     mixed = write(tmp_path / "mixed.csv", "g,n,b\ntrue,1,true\n1,0,FALSE\nfalse,1,True\n0,0,false\n")

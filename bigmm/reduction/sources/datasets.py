@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
 from bigmm.accounting import Origin
@@ -100,11 +101,21 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
 
 def _pieces(fragment: ds.FileFragment) -> list[tuple[str, tuple[str, int | None]]]:
     """What a fragment reads, its row groups or its file, and what each is known by."""
-    real = os.path.realpath(fragment.path) if isinstance(fragment.filesystem, fs.LocalFileSystem) else fragment.path
+    local, path = _place(fragment.filesystem, fragment.path)
+    real = os.path.realpath(path) if local else path
     if not isinstance(fragment, ds.ParquetFileFragment):
         return [(fragment.path, (real, None))]
     with reading(repr(fragment.path)):
         return [(fragment.path, (real, group.id)) for group in fragment.row_groups]
+
+
+def _place(filesystem: Any, path: str) -> tuple[bool, str]:
+    """Whether a file is on this machine, and its path without what wraps its file system."""
+    if isinstance(filesystem, fs.SubTreeFileSystem):
+        return _place(filesystem.base_fs, f"{filesystem.base_path.rstrip('/')}/{path}")
+    if isinstance(filesystem, fs.PyFileSystem) and isinstance(filesystem.handler, fs.FSSpecHandler):
+        return isinstance(filesystem.handler.fs, LocalFileSystem), path
+    return isinstance(filesystem, fs.LocalFileSystem), path
 
 
 def _written(fragments: Sequence[ds.FileFragment]) -> Iterator[pa.Schema]:
@@ -158,5 +169,5 @@ def _origin(fragment: ds.FileFragment) -> Origin:
     """The file; its name and time are written as for a path, so that the two are known to be the same."""
     info = fragment.filesystem.get_file_info(fragment.path)
     version = str(info.mtime_ns // 10**9 + 1e-9 * (info.mtime_ns % 10**9)) if info.mtime_ns else ""
-    name = plain(os.path.abspath(fragment.path)) if isinstance(fragment.filesystem, fs.LocalFileSystem) else fragment.path
-    return Origin(name, info.size, version)
+    local, path = _place(fragment.filesystem, fragment.path)
+    return Origin(plain(os.path.abspath(path)) if local else path, info.size, version)

@@ -167,7 +167,10 @@ def _common_folder(urls: Sequence[str]) -> str:
 
 def _data_file(filesystem: AbstractFileSystem, info: Info, url: str, root: str) -> DataFile:
     local = isinstance(filesystem, LocalFileSystem)
-    size, version = state_of_local(info["name"]) if local else (size_of(info), version_of(info))
+    if local and os.path.isdir(info["name"]):
+        raise DataError(f"{url!r} is a link to a folder, inside of the data: pass that folder itself, too, or remove the link")
+    with reading(repr(url), _CHECK):
+        size, version = state_of_local(info["name"]) if local else (size_of(info), version_of(info))
     return DataFile(
         path=info["name"],
         url=url,
