@@ -23,6 +23,8 @@ _VANISHED = 1e-13
 _UNCLEAR = 1e-8
 #: Of squares of which less is left, rounding shows beside the 1e-11 from which a column counts as independent (`bigmm.solver.rank`).
 _FEW_DIGITS = 1e-5
+#: Rows of a cell, as their weights tell, from which its columns may say something of their own.
+_FEW_ROWS = 2.5
 
 
 def subtract(whole: CrossProducts, part: CrossProducts, *, allow_unknown: bool = False) -> CrossProducts:
@@ -107,8 +109,8 @@ def _warn_of_lost_digits(whole: CrossProducts, left: CrossProducts) -> None:
     part, name = min(_parts_left(whole, left), default=(1.0, ""))
     if left.nobs and part < _FEW_DIGITS:
         warnings.warn(
-            f"subtraction leaves {max(part, 0.0):.0e} of the squares of {name!r}, and as many fewer digits of them: estimates may be off, "
-            "and columns that depend on one another pass for independent; reduce the remaining rows instead",
+            f"subtraction leaves {max(part, 0.0):.0e} of the squares of {name!r}, and as many fewer digits of them: unless it is constant "
+            "there, estimates may be off, and columns that depend on one another pass for independent; reduce the remaining rows instead",
             PrecisionWarning,
             stacklevel=3,
         )
@@ -117,8 +119,8 @@ def _warn_of_lost_digits(whole: CrossProducts, left: CrossProducts) -> None:
 def _parts_left(whole: CrossProducts, left: CrossProducts) -> Iterator[tuple[float, str]]:
     """What part is left of the squares of each response and raw column, of X and of each Z.
 
-    The squares left are about the mean of the rows left, where there is an intercept: far from the shift of the whole they say
-    little of what such a column has of its own.
+    The squares left are about the mean of the rows left: far from the shift of the whole they say little of what a column has of
+    its own.
     """
     before, after = np.diag(whole.XytXy), _squares_about_means(left)
     responses = left.design.formula.responses
@@ -136,14 +138,22 @@ def _parts_left(whole: CrossProducts, left: CrossProducts) -> Iterator[tuple[flo
 
 
 def _squares_about_means(cp: CrossProducts) -> Array:
-    """Sums of squares of the columns of [X y]: about their means, but for those of cells."""
-    squares = np.diag(cp.XytXy).copy()
-    if Column(()) in cp.columns:
-        ones = cp.XytXy[cp.columns.index(Column(()))]
-        whole = [bool(column.numeric) and not column.cell for column in cp.columns]
-        places = np.flatnonzero([*whole, *[True] * (len(squares) - len(whole))])
-        squares[places] -= ones[places] ** 2 / ones[cp.columns.index(Column(()))]
-    return squares
+    """Sums of squares of numeric columns and responses, (p + m,), each about its mean in the rows of its cell.
+
+    Those of cells of one or two rows stay as they are, for such a column says no more than its indicator; and where X has no
+    indicator of the cell.
+    """
+    p, squares = len(cp.columns), np.diag(cp.XytXy)
+    centred = squares.copy()
+    in_all = float(expansion(cp.columns, Column(())) @ squares[:p])
+    a_row = 1.0 if cp.design.weights is None else in_all / max(cp.nobs, 1)
+    for place, column in enumerate([*cp.columns, *[None] * (len(squares) - p)]):
+        if column is None or column.numeric:
+            indicators = expansion(cp.columns, Column((), () if column is None else column.cell))
+            weight = indicators @ squares[:p]
+            if weight > _FEW_ROWS * a_row > 0.0:
+                centred[place] -= (indicators @ cp.XytXy[:p, place]) ** 2 / weight
+    return centred
 
 
 def _drop_cells(whole: CrossProducts, difference: CrossProducts) -> CrossProducts:

@@ -12,6 +12,10 @@ def is_url(path: str | os.PathLike[str]) -> TypeGuard[str]:
     return isinstance(path, str) and re.match(r"[a-z][a-z0-9+.-]*://", path, re.IGNORECASE) is not None
 
 
+#: Several names of one kind of store.
+_ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "az": "abfs", "abfss": "abfs"}
+
+
 def located(place: str, *, home: bool = False) -> tuple[str, str]:
     """The file system of a path or URL, "" for this machine's, and the plain path there, however it is spelled.
 
@@ -35,6 +39,7 @@ def located(place: str, *, home: bool = False) -> tuple[str, str]:
     except (ImportError, ValueError):  # whoever opens it says so
         path = rest
     host = rest.lstrip("/").partition("/")[0]
+    protocol = _ALIASES.get(protocol, protocol)
     return protocol if host in path else f"{protocol}://{host}", path.rstrip("/")
 
 

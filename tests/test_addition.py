@@ -238,6 +238,14 @@ class TestDifferences:
         with pytest.warns(PrecisionWarning, match=rf"subtraction leaves (0e\+00|.e-1.) of the squares of '{column}'"):
             assert ((gone + left) - gone).nobs == 30
 
+    @pytest.mark.parametrize("weights", [None, "w"])
+    @pytest.mark.parametrize("formula", ["y ~ 0 + a + x + (1 | g)", "y ~ a + x:a + (1 | g)"])
+    def test_little_is_left_in_cells(self, formula: str, weights: str | None) -> None:
+        frame, design = rows(60), design_of(formula, weights=weights, shift={"x": 1e8})
+        left, gone = (reduced(part, design) for part in (frame, frame[:30].assign(x=frame["x"][:30] + 1e8)))
+        with pytest.warns(PrecisionWarning, match=r"subtraction leaves (0e\+00|-?.e-1.) of the squares of 'x(:a.*)?'"):
+            assert ((gone + left) - gone).nobs == 60
+
     @pytest.mark.parametrize("other", [None, 3, "cp"])
     def test_no_crossproducts(self, other: Any) -> None:
         cp = reduced(rows(10), design_of())

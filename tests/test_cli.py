@@ -595,7 +595,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "two clusters": (plainly("fit", ONE, SLEEP, "--workers", "1", "--scheduler", "a:1"), "--scheduler and --workers exclude"),
     "no scheduler file": (plainly("fit", ONE, SLEEP, "--scheduler", "DIR/s.json"), "no Dask scheduler answers at .*s.json'"),
     "two kinds of prediction": (plainly("predict", "DIR", SLEEP, "--population", "--re-form", "~0", "--out", "p"), "exclude one another"),
-    "no folder for the picture": (on_crossproducts("plot-factor", "CP", "--out", "CP/none/p.png"), "cannot write .*p.png'"),
+    "no folder for the picture": (on_crossproducts("plot-factor", "CP", "--out", "DIR/none/p.png"), "cannot write .*p.png'"),
     "unknown kind of picture": (on_crossproducts("plot-factor", "CP", "--out", "p.xyz"), "ends in .png, .pdf or .svg"),
     "no command": (plainly(), "Missing command"),
     "unknown command": (plainly("fitt"), "No such command 'fitt'.*"),

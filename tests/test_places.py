@@ -64,6 +64,7 @@ def test_over_the_data(days: Path, data: str, place: str) -> None:
         ("memory://q/*", "memory://q/ck"),
         ("memory://q", "memory:///q/ck"),
         ("simplecache::s3://bucket/days", "s3://bucket/days/ck"),
+        ("s3://bucket/days", "s3a://bucket/days/ck"),
         ("days/*", "days/ck"),
         ("days/*.parquet", "days/new.parquet"),
         (".", "x.fit"),
@@ -138,6 +139,46 @@ def test_places_are_apart_from_one_another(days: Path, arguments: list[str], wit
     found = CliRunner().invoke(main, arguments)
     assert found.exit_code == 2
     assert within in found.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fit", "-", "week.cp", "--report", "week.cp/crossproducts.json"],
+        ["fit", "-", "week.cp", "--log-json", "week.cp/log"],
+        ["fit", "-", "week.cp", "--checkpoint", "week.cp"],
+        ["predict", "days.fit", "days", "--out", "days.fit/estimates.json"],
+        ["plan", FORMULA, "week.cp", "--log-json", "week.cp/log"],
+    ],
+)
+def test_nothing_is_written_into_what_is_read(days: Path, arguments: list[str]) -> None:
+    bigmm.reduce(FORMULA, days, client=0).save("week.cp")
+    found = CliRunner().invoke(main, arguments)
+    assert found.exit_code == 2
+    assert "is the same place as what is read, " in found.stderr or "No such option" in found.stderr
+    assert bigmm.load("week.cp").nobs == 40
+
+
+@pytest.mark.parametrize("prefix", ["", "file://CWD/"])
+def test_what_is_read_may_be_replaced(days: Path, prefix: str) -> None:
+    prefix = prefix.replace("CWD", os.getcwd())
+    for name in "ab":
+        bigmm.reduce(FORMULA, days / f"{name}.parquet", client=0).save(f"{name}.cp")
+    found = CliRunner().invoke(main, ["reduce", "-", f"{prefix}a.cp", f"{prefix}b.cp", "--out", f"{prefix}a.cp"])
+    assert found.exit_code == 0, found.output
+    assert bigmm.load("a.cp").nobs == 40
+    assert CliRunner().invoke(main, ["subtract", "a.cp", "b.cp", "--out", "a.cp"]).exit_code == 0
+    assert bigmm.load("a.cp").nobs == 20
+
+
+def test_many_files_are_looked_at_once(days: Path) -> None:
+    """Ten thousand of them, and what is there already: one look each."""
+    files = [f"days/{number}.parquet" for number in range(10_000)]
+    for file in files:
+        Path(file).touch()
+    started = time.process_time()
+    check_apart(["days", *files], {"--report": "x.html"}, {"--out": "days.fit"})
+    assert time.process_time() - started < 20.0
 
 
 def test_devices_hold_nothing() -> None:

@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 
 import click
 
-from bigmm.cli.journal import LOG, REPORT, Journal, JournalHandler, finish_journal, journal_kept, journal_of
+from bigmm.cli.apart import check_places
+from bigmm.cli.journal import Journal, JournalHandler, finish_journal, journal_kept, journal_of
 from bigmm.errors import BigmmError, ClusterError, IdentificationWarning, PrecisionWarning
-from bigmm.places import check_apart
 from bigmm.urls import is_url, text_without_secrets
 
 EXIT_UNEXPECTED = 1
@@ -125,28 +125,11 @@ class Job(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, stoppable and with the right amount of logging."""
-        check_apart(_rows_read(ctx), *_written(ctx))
+        check_places(ctx)
         verbose = is_verbose(ctx)
         stoppable = _stoppable(ctx.meta.get(_MAX_SECONDS, 0.0))
         with stoppable, journal_kept(ctx) as journal, _logging(verbose, journal), _warnings(verbose):
             return super().invoke(ctx)
-
-
-def _rows_read(ctx: click.Context) -> list[str]:
-    """The data of the command that are rows: saved crossproducts may be added up into one of them."""
-    from bigmm.storage import saved_kind
-
-    return [path for path in ctx.params.get("data") or () if is_url(path) or saved_kind(path) is None]
-
-
-def _written(ctx: click.Context) -> tuple[dict[str, str | None], dict[str, str | None]]:
-    """What the command writes, by option: files, and folders."""
-    names = {f"--{name.replace('_', '-')}": name for name in ("out", "into", "checkpoint", "performance_report")}
-    places = {option: ctx.params.get(name) for option, name in names.items()}
-    metavars = {name: option.metavar or "" for option in ctx.command.params if isinstance(option, click.Option) for name in option.opts}
-    files = {option for option in places if metavars.get(option, "").startswith("FILE")}
-    logs = {"--log-json": ctx.meta.get(LOG), "--report": ctx.meta.get(REPORT)}
-    return {option: places.pop(option) for option in files} | logs, places
 
 
 Application.command_class = Job

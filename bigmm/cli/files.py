@@ -74,8 +74,10 @@ def replacing(target: str) -> Iterator[Path]:
 def _writing(target: str) -> contextlib.AbstractContextManager[Path]:
     if is_url(target):
         return _uploaded(target)
-    real = Path(os.path.realpath(target))  # what a link leads to is written, and the link stays
-    return _copied(real) if real.exists() and not (real.is_file() or real.is_dir()) else _beside(real)
+    path = Path(target)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        return _copied(path)
+    return _beside(Path(os.path.realpath(path)))  # what a link leads to is written, and the link stays
 
 
 @contextlib.contextmanager

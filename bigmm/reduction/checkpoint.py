@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 INDEX = "checkpoint.json"
 LOCK = "lock"
 #: Directories of a checkpoint; with a dot and more behind: one that was being written.
-_SEGMENT = re.compile(r"\.?[0-9]+-[0-9]+\.[0-9]+(-.*)?")
+_SEGMENT = re.compile(r"\.?[0-9]{6,}-[0-9]{6,}\.[0-9]+(-.*)?")
 _FORMAT = 1
 
 
@@ -48,7 +48,7 @@ class Checkpoint:
 
     def load(self) -> list[Segment]:
         """Segments that are done."""
-        found = _read_index(self.folder)
+        found = read_index(self.folder)
         return [] if found is None else [_read_segment(self.folder, record) for record in found["segments"]]
 
     def save(self, segments: list[Segment]) -> None:
@@ -67,7 +67,7 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Remove what the index does not name: segments that were merged, or written by a process that was killed then."""
-        found = _read_index(self.folder)
+        found = read_index(self.folder)
         named = {name for record in (found["segments"] if found else ()) for name in record["slices"]}
         for entry in self.folder.iterdir():
             if entry.is_dir() and is_segment(entry.name) and entry.name not in named:
@@ -120,8 +120,9 @@ def _check_empty_or_ours(folder: Path) -> None:
 
 
 def is_ours(names: Set[str]) -> bool:
-    """Whether a directory with these names in it is a checkpoint, or may become one."""
-    return INDEX in names or all(name == LOCK or name.startswith((INDEX, ".")) or is_segment(name) for name in names)
+    """Whether a directory with these names in it is a checkpoint, or may become one: it is empty, or a pass was killed early in it."""
+    early = LOCK in names and all(name == LOCK or name.startswith((INDEX, ".")) or is_segment(name) for name in names)
+    return INDEX in names or early or not names
 
 
 def _take(lock: Any, folder: Path) -> None:
@@ -159,7 +160,7 @@ _NAMES = {
 
 
 def _check_same(checkpoint: Checkpoint, *, resume: bool) -> None:
-    found = _read_index(checkpoint.folder)
+    found = read_index(checkpoint.folder)
     if found is None:
         return
     place = str(checkpoint.folder)
@@ -179,7 +180,14 @@ def _check_same(checkpoint: Checkpoint, *, resume: bool) -> None:
             )
 
 
-def _read_index(folder: Path) -> dict[str, Any] | None:
+def read_index(folder: Path) -> dict[str, Any] | None:
+    """The index, None where there is none yet.
+
+    Raises
+    ------
+    StorageError
+        When it is damaged.
+    """
     index = folder / INDEX
     if not index.exists():
         return None

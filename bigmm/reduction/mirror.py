@@ -8,7 +8,6 @@ one process at a time uses a checkpoint.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigmm.errors import StorageError
-from bigmm.reduction.checkpoint import INDEX, LOCK, Checkpoint, is_ours, is_segment, open_checkpoint
+from bigmm.reduction.checkpoint import INDEX, LOCK, Checkpoint, is_ours, is_segment, open_checkpoint, read_index
 from bigmm.reduction.segments import Segment
 from bigmm.reduction.work import Work
 
@@ -73,8 +72,8 @@ class Mirror:
         self.copied.update(named)
 
     def _named(self) -> set[str]:
-        index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
-        return {name for segment in index["segments"] for name in segment["slices"]}
+        index = read_index(self.folder)
+        return {name for segment in (index["segments"] if index else ()) for name in segment["slices"]}
 
     def _segment(self, name: str) -> RemoteFolder:
         from bigmm.storage.remote import RemoteFolder
@@ -109,9 +108,9 @@ def open_any_checkpoint(path: str | os.PathLike[str], work: Work, data: str, *, 
         return
     with tempfile.TemporaryDirectory(prefix="bigmm-") as scratch:
         mirror = Mirror(Path(scratch, "checkpoint"), remote_folder(path))
-        with remote(path, "use"):
-            mirror.pull()
         try:
+            with remote(path, "use"):
+                mirror.pull()
             with open_checkpoint(mirror.folder, work, data, resume=resume) as kept:
                 yield MirroredCheckpoint(kept.folder, kept.identity, mirror)
         except StorageError as error:  # about the folder here, which nobody knows

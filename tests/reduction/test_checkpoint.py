@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -229,6 +231,64 @@ class TestRefusals:
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(StorageError, match="exists and is no checkpoint: choose another place"):
             bigmm.reduce(FORMULA, files, checkpoint=tmp_path)
+
+    @pytest.mark.parametrize("change", ["slice", "cut", "dictionary", "view"])
+    def test_a_table_that_is_held_otherwise(self, change: str, tmp_path: Path) -> None:
+        """The same rows in other chunks, in a slice of more, with their categories in another order, or with something under nulls."""
+        rng = np.random.default_rng(1)
+        rows = pd.DataFrame({"g": [f"g{number % 7}" for number in range(90)], "h": list("abc") * 30, "x": rng.normal(size=90)})
+        rows["y"] = rows["x"] + rng.normal(size=90)
+        rows.loc[40, ["g", "x"]] = None
+        schema = pa.schema(
+            {"g": pa.string_view() if change == "view" else pa.string(), "h": pa.string(), "x": pa.float64(), "y": pa.float64()}
+        )
+        whole = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
+        one = whole.slice(30, 41)
+        if change == "dictionary":
+            one, other = (
+                one.set_column(0, "g", pa.chunked_array([pa.DictionaryArray.from_arrays(codes, words)]))
+                for codes, words in (
+                    (pa.array([n % 2 for n in range(41)]), ["p", "q"]),
+                    (pa.array([2 - n % 2 for n in range(41)]), ["r", "q", "p"]),
+                )
+            )
+        elif change == "cut":
+            other = pa.concat_tables([one.slice(0, 9), one.slice(9)])
+        else:
+            other = pa.Table.from_pandas(rows.iloc[30:71], schema=schema, preserve_index=False)
+        digest = bigmm.reduce(FORMULA, one, checkpoint=tmp_path).digest
+        assert bigmm.reduce(FORMULA, other, checkpoint=tmp_path).digest == digest
+        with pytest.raises(StorageError, match="data that have changed"):
+            bigmm.reduce(FORMULA, whole.slice(31, 41), checkpoint=tmp_path)
+
+    @pytest.mark.parametrize("name", ["2024-01.15", "1-2.3-release", ".1-2.3", "000000-000001.0"])
+    @pytest.mark.parametrize("locked", [False, True])
+    def test_folders_of_others(self, name: str, locked: bool, files: Path, tmp_path: Path) -> None:
+        """Only where a pass was killed early, which leaves its lock, is what looks like a segment one."""
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        if locked:
+            (tmp_path / "mine" / "lock").touch()
+        if locked and name.startswith(("0", ".")):
+            bigmm.reduce(FORMULA, files, checkpoint=tmp_path / "mine")
+        else:
+            with pytest.raises(StorageError, match="exists and is no checkpoint"):
+                bigmm.reduce(FORMULA, files, checkpoint=tmp_path / "mine")
+        assert (tmp_path / "mine" / name).exists() or name.startswith("0")
+
+    def test_null_byte(self, files: Path) -> None:
+        with pytest.raises(StorageError, match="with a null byte in it"):
+            bigmm.reduce(FORMULA, files, checkpoint="a\0b")
+
+    @pytest.mark.parametrize(
+        "text", ["", "[]", "{}", "null", '{"format": 1, "identity": {"data": ""}, "segments": [{"slices": ["../x"]}]}']
+    )
+    def test_damaged_index_at_a_url(self, text: str, files: Path) -> None:
+        url = f"memory://{uuid.uuid4()}/ck"
+        store = fsspec.filesystem("memory")
+        store.pipe_file(f"{url}/lock", b"")
+        store.pipe_file(f"{url}/checkpoint.json", text.encode())
+        with pytest.raises(StorageError, match=rf"the checkpoint '{url}' cannot be read \(.*\): remove it and start again"):
+            bigmm.reduce(FORMULA, files, checkpoint=url)
 
     def test_a_file_named_lock_makes_no_checkpoint(self, files: Path, tmp_path: Path) -> None:
         (tmp_path / "mine" / "work").mkdir(parents=True)

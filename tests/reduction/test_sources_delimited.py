@@ -56,12 +56,25 @@ def test_missing_values(tmp_path: Path, spelling: str) -> None:
     assert rows(path, "x", "g")[1] == {"x": None, "g": None}
 
 
-def test_line_breaks_in_values(tmp_path: Path) -> None:
-    """Wherever a block of the file ends."""
-    text = "".join(f'{number},"level\n{number % 3},\n""x"""\n' for number in range(200_000))
-    found = rows(write(tmp_path / "a.csv", f"y,g\n{text}"), "y", "g")
-    assert [row["y"] for row in found] == list(range(200_000))
-    assert [row["g"] for row in found[:3]] == [f'level\n{number},\n"x"' for number in range(3)]
+@pytest.mark.parametrize("n", [20, 200_000], ids=["one block", "many blocks"])
+@pytest.mark.parametrize("stray", ['"', '"never closed', '"two\nlines"'])
+@pytest.mark.parametrize("column", ["g", "unused"])
+def test_a_row_is_a_line(stray: str, column: str, n: int, tmp_path: Path) -> None:
+    """A quote that is not closed makes one of many rows, of which Arrow says nothing."""
+    lines = [f"{number},g{number % 3},n{number}" for number in range(n)]
+    for number in (n // 2, n - 10, n - 5):
+        lines[number] = f"{number},{stray},n" if column == "g" else f"{number},g,{stray}"
+    path = write(tmp_path / "a.csv", "y,g,unused\n" + "\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"lines after its header: a quote is not closed, or values have line breaks|cannot read"):
+        rows(path, "y", "g")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("text", ["y,g\n1,a\n2,b\n", "y,g\n1,a\n2,b", "\ny,g\n\n1,a\n\n\n2,b\n\n", 'y,g\n1,"a"\n2,b\n'])
+def test_ends_of_lines_and_empty_lines(text: str, end: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.replace("\n", end).encode())
+    assert rows(path, "y", "g") == [{"y": 1, "g": "a"}, {"y": 2, "g": "b"}]
 
 
 def test_one_is_not_true(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.types as pt
 from pyarrow import csv
 
-from bigmm.errors import DataError
+from bigmm.errors import DataError, UnreadableError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import first_rows, fit_table
 from bigmm.reduction.sources.dialects import READ_OPTIONS, Dialect, convert_options, dialect_of
 from bigmm.reduction.sources.files import DataFile, as_planned, in_threads, reading
 from bigmm.reduction.sources.hive import hive_types, key_columns, with_keys
+from bigmm.reduction.sources.lines import CountedLines, count_filled
 from bigmm.reduction.sources.schema import ENCODED_TEXT, TEXT, unify_schemas
 
 if TYPE_CHECKING:
@@ -67,8 +68,21 @@ class DelimitedChunk:
         """All rows; text is dictionary-encoded."""
         dialect = _dialect(self.file)
         with as_planned(self.file), reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
-            table = csv.read_csv(source, READ_OPTIONS, dialect.parse_options, self._conversion(columns))
+            counted: Any = CountedLines(source)
+            table = csv.read_csv(counted, READ_OPTIONS, dialect.parse_options, self._conversion(columns))
+            if table.num_rows + 1 != counted.lines:
+                self._check_lines(table.num_rows)
         return self._completed(table, columns)
+
+    def _check_lines(self, rows: int) -> None:
+        """Refuse values with line breaks: a quote that is not closed makes one of many rows, and Arrow says nothing."""
+        with _dialect(self.file).opened(self.file) as source:
+            lines = count_filled(source) - 1
+        if lines != rows:
+            raise UnreadableError(
+                f"{self.file.url!r} has {rows:,} rows in {lines:,} lines after its header: a quote is not closed, or values have line "
+                "breaks; close it, or convert the file to Parquet"
+            )
 
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
         """First rows; text is dictionary-encoded."""

@@ -47,7 +47,7 @@ class Dialect:
     @property
     def parse_options(self) -> csv.ParseOptions:
         """For Arrow's reader."""
-        return csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
+        return csv.ParseOptions(delimiter=self.delimiter)
 
     @contextmanager
     def opened(self, file: DataFile) -> Iterator[Any]:

@@ -67,11 +67,13 @@ class TableChunk:
         return (Origin("<table>", rows=self.rows),)
 
     def content(self) -> str:
-        """Hash of the values, whatever Arrow keeps under those that are missing."""
+        """Hash of the values in the plan's types, however Arrow holds them."""
         sink = _Hashed()
-        for name, column in zip(self.table.column_names, self.table.columns, strict=True):
-            parts: list[Any] = [pc.drop_null(column), pc.is_null(column)] if column.null_count else [column]
-            for part in parts:
+        for name, column in zip(self.schema.names, self.read(self.schema.names).columns, strict=True):
+            flat: Any = column.cast(self.schema.field(name).type).combine_chunks()  # no dictionaries
+            missing = pc.is_null(flat)
+            values = pc.take(flat, pc.indices_nonzero(pc.invert(missing)))  # a copy, without what lies under nulls and beyond slices
+            for part in (missing, values):
                 table = pa.table([part], names=[name])
                 with pa.ipc.new_stream(sink, table.schema) as writer:
                     writer.write_table(table)
