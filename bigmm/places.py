@@ -29,7 +29,7 @@ class _Place:
     system, path, real : str
         The file system, "" for this machine's; the path there; the same without links.
     folder : bool
-        Whether it is one of bigmm's directories, which are replaced as a whole.
+        Whether it is one of bigmm's directories, in which nothing else has a place.
     """
 
     option: str
@@ -66,7 +66,7 @@ def check_apart(data: Iterable[str], files: Mapping[str, str | None], folders: M
     data : iterable of str
         Paths, folders, patterns or URLs.
     files, folders : dict of {str: str or None}
-        What is written where, by the name of its option; folders are replaced as a whole.
+        What is written where, by the name of its option; nothing else has a place in the folders.
     saved : iterable of str
         Saved crossproducts or fits that are read; they may be replaced, but nothing is written into them.
 
@@ -85,7 +85,7 @@ def check_apart(data: Iterable[str], files: Mapping[str, str | None], folders: M
             )
     kept = [_Place.of("what is read,", directory, folder=True) for directory in saved if places and _is_kept("data", directory)]
     for place, other in [*permutations(places, 2), *product(places, kept)]:
-        if place.is_in(other) and not (other in kept and place.folder and place.option != "--checkpoint" and place.real == other.real):
+        if place.is_in(other) and not (other in kept and place.folder and place.real == other.real):
             raise StorageError(f"{place} is the same place as {other}, or inside it: one would replace the other; choose another place")
 
 
@@ -118,7 +118,7 @@ def _names(pattern: str, place: str, *, literal: bool) -> bool:
         return True
     if literal and not place.startswith(f"{pattern}/"):
         return False
-    if _hidden(place, pattern):
+    if _hidden(place, pattern, literal=literal):
         return False
     matches = None if literal else _matcher(pattern)
     return literal or (matches is not None and any(matches(str(one)) for one in (place, *PurePath(place).parents)))
@@ -141,7 +141,7 @@ def _files(pattern: str, *, literal: bool) -> Iterator[str]:
     filesystem = LocalFileSystem()
     for found in [pattern] if literal else filesystem.glob(pattern):
         inside = filesystem.find(found) if os.path.isdir(found) else [found]
-        yield from (file for file in inside if not _hidden(file, pattern))
+        yield from (file for file in inside if not _hidden(file, pattern, literal=literal))
 
 
 def _without_links(files: Iterable[str]) -> Iterator[str]:
@@ -153,9 +153,10 @@ def _without_links(files: Iterable[str]) -> Iterator[str]:
         yield os.path.realpath(file) if os.path.islink(file) else os.path.join(real[folder], name)
 
 
-def _hidden(place: str, folder: str) -> bool:
+def _hidden(place: str, folder: str, *, literal: bool) -> bool:
     """Whether a name below a folder, or below the fixed part of a pattern, is left out of its data."""
-    fixed = len(list(takewhile(lambda part: not has_magic(part), PurePath(folder).parts)))
+    parts = PurePath(folder).parts
+    fixed = len(parts) if literal else len(list(takewhile(lambda part: not has_magic(part), parts)))
     return any(map(is_hidden, PurePath(place).parts[fixed:]))
 
 

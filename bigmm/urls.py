@@ -12,6 +12,12 @@ def is_url(path: str | os.PathLike[str]) -> TypeGuard[str]:
     return isinstance(path, str) and re.match(r"[a-z][a-z0-9+.-]*://", path, re.IGNORECASE) is not None
 
 
+def plain(path: str) -> str:
+    """A local path, absolute and without ``..``, ``.`` and doubled slashes where that is the same file: one file has one name."""
+    absolute = os.path.abspath(path)
+    return absolute if os.path.realpath(absolute) == os.path.realpath(path) else os.path.join(os.getcwd(), path)
+
+
 #: Several names of one kind of store.
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "az": "abfs", "abfss": "abfs"}
 
@@ -33,7 +39,7 @@ def located(place: str, *, home: bool = False) -> tuple[str, str]:
         place = place.rpartition("::")[2]  # chained: what the others are made from
     protocol, rest = split_protocol(place)
     if protocol in (None, "file", "local"):
-        return "", os.path.abspath(LocalFileSystem._strip_protocol(place) if protocol or home else place)
+        return "", plain(LocalFileSystem._strip_protocol(place) if protocol or home else place)
     try:
         path = str(get_filesystem_class(protocol)._strip_protocol(place))
     except (ImportError, ValueError):  # whoever opens it says so

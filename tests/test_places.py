@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -124,7 +125,7 @@ def test_commands_leave_the_data_alone(days: Path, arguments: list[str]) -> None
 @pytest.mark.parametrize(
     ("arguments", "within"),
     [
-        (["fit", FORMULA, "days", "--out", "n.fit", "--checkpoint", "n.fit/ck"], "--checkpoint 'n.fit/ck' is the same place as --out"),
+        (["fit", FORMULA, "days", "--out", "n.fit", "--checkpoint", "n.fit/ck"], "/search-0.jsonl' is the same place as --out 'n.fit'"),
         (["fit", FORMULA, "days", "--out", "n.fit", "--log-json", "./n.fit/log"], "--log-json './n.fit/log' is the same place as --out"),
         (["fit", FORMULA, "days", "--out", "n.fit", "--checkpoint", "n.fit"], "is the same place as"),
         (["fit", FORMULA, "days", "--log-json", "x", "--report", "./x"], "is the same place as"),
@@ -181,18 +182,68 @@ def test_many_files_are_looked_at_once(days: Path) -> None:
     assert time.process_time() - started < 20.0
 
 
+def test_a_folder_of_a_link_is_where_the_link_leads(days: Path) -> None:
+    """Its parent is not the folder that the link is in."""
+    Path("far/rows").mkdir(parents=True)
+    shutil.copy("days/a.parquet", "far/x.parquet")
+    Path("inner").symlink_to("far/rows")
+    for data, place in (("far", "inner/../x.parquet"), ("inner/../x.parquet", "far/x.parquet"), ("far/*", "inner/../x.parquet")):
+        with pytest.raises(StorageError, match="is one of the data, or among them"):
+            check_apart([data], {"--out": place}, {})
+
+
+def test_one_folder_for_a_job(days: Path) -> None:
+    Path("job").mkdir()
+    words = ["fit", FORMULA, "days", "--checkpoint", "job", "--log-json", "job/log", "--report", "job/r.html", "--out", "job/n.fit"]
+    for more in ([], ["--resume"]):
+        found = CliRunner().invoke(main, [*words, *more])
+        assert found.exit_code == 0, found.output
+    assert sorted(os.listdir("job")) == ["log", "n.fit", "pass", "r.html", "search-0.jsonl"]
+
+
+def test_a_pattern_that_finds_the_checkpoint_later(days: Path) -> None:
+    Path("2024/01/02").mkdir(parents=True)
+    shutil.copy("days/a.parquet", "2024/01/02/a.parquet")
+    found = CliRunner().invoke(main, ["fit", FORMULA, "*/*/*/*.parquet", "--checkpoint", "ck"])
+    assert found.exit_code == 2
+    assert "--checkpoint 'ck/pass' is one of the data" in found.stderr
+
+
+def test_a_working_folder_with_brackets(days: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("r[1]/.h/days").mkdir(parents=True)
+    monkeypatch.chdir("r[1]/.h")
+    with pytest.raises(StorageError, match="is one of the data"):
+        check_apart(["days"], {}, {"--checkpoint": "days/ck"})
+
+
+@pytest.mark.parametrize("command", [["merge"], ["merge", "--allow-overlap"], ["fit", "-"]])
+def test_one_saved_directory_spelled_two_ways(command: list[str], days: Path) -> None:
+    bigmm.reduce(FORMULA, pd.read_parquet(days), client=0).save("t.cp")
+    out = ["--out", "tt.cp"] if command[0] == "merge" else []
+    found = CliRunner().invoke(main, [*command, "t.cp", f"file://{os.getcwd()}/t.cp", *out])
+    assert found.exit_code == 2
+    assert "listed twice" in found.stderr
+
+
 def test_devices_hold_nothing() -> None:
     check_apart([], {"--log-json": "/dev/null", "--report": "/dev/null"}, {})
 
 
 def test_a_pipe_keeps_its_place(days: Path) -> None:
-    os.mkfifo("pipe")
-    with ThreadPoolExecutor() as pool:
-        read = pool.submit(Path("pipe").read_text)
-        found = CliRunner().invoke(main, ["fit", FORMULA, "days", "--report", "pipe"])
-        assert found.exit_code == 0, found.output
-        assert "</html>" in read.result(timeout=60)
-    assert Path("pipe").is_fifo()
+    bigmm.reduce("y ~ 1 + (1 | g) + (1 | h)", pd.read_parquet(days).assign(h=[*range(10)] * 4), client=0).save("two.cp")
+    for words, name, content in (
+        (["fit", FORMULA, "days", "--report"], "r.html", b"</html>"),
+        (["plot-factor", "two.cp", "--out"], "p.png", b"PNG"),
+    ):
+        os.mkfifo(name)
+        with ThreadPoolExecutor() as pool:
+            read = pool.submit(Path(name).read_bytes)
+            found = CliRunner().invoke(main, [*words, name])
+            if found.exit_code:  # nobody has written: the reader is let go
+                os.close(os.open(name, os.O_WRONLY))
+            assert found.exit_code == 0, found.output
+            assert content in read.result(timeout=60)
+        assert Path(name).is_fifo()
 
 
 def test_a_link_to_a_file_stays(days: Path) -> None:

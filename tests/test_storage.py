@@ -444,8 +444,17 @@ def test_the_current_directory_keeps_its_place(originals: Path, tmp_path: Path, 
     for path in (".", tmp_path):
         with pytest.raises(bigmm.StorageError, match="is the current directory"):
             bigmm.load(originals / "crossproducts").save(path)
-    (tmp_path / "seen").touch()
-    assert os.listdir() == ["seen"]
+    (tmp_path / "cp" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "cp" / "inner")
+    with pytest.raises(bigmm.StorageError, match="is the current directory, or holds it"):
+        bigmm.load(originals / "crossproducts").save("..")
+    assert os.getcwd() == str(tmp_path / "cp" / "inner")
+
+
+def test_a_link_that_leads_to_itself(originals: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(bigmm.StorageError, match="is a link that leads to itself"):
+        bigmm.load(originals / "crossproducts").save(tmp_path / "loop")
 
 
 def test_nothing(tmp_path: Path) -> None:

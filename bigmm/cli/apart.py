@@ -6,7 +6,10 @@ import click
 
 from bigmm.cli.journal import LOG, REPORT
 from bigmm.places import check_apart
-from bigmm.urls import is_url
+from bigmm.urls import is_url, joined, located
+
+#: Where the pass is kept inside a command's checkpoint, and where its first search.
+PASS, SEARCH = "pass", "search-0.jsonl"
 
 
 def check_places(ctx: click.Context) -> None:
@@ -27,16 +30,18 @@ def _read(ctx: click.Context, *, asks: bool) -> tuple[list[str], list[str]]:
     from bigmm.storage import saved_kind
 
     given = ctx.params.get("data") or ()
-    saved = [path for path in given if "\0" not in path and (asks or not is_url(path)) and saved_kind(path) is not None]
+    asked = [path for path in given if "\0" not in path and (asks or not located(path)[0])]
+    saved = [path for path in asked if saved_kind(path) is not None]
     named = [path for name in ("directory", "whole", "part") if (path := ctx.params.get(name))]
     return [path for path in given if path not in saved], [*saved, *named, *(ctx.params.get("directories") or ())]
 
 
 def _written(ctx: click.Context) -> tuple[dict[str, str | None], dict[str, str | None]]:
     """What the command writes, by option: files, and folders."""
-    names = {f"--{name.replace('_', '-')}": name for name in ("out", "into", "checkpoint", "performance_report")}
-    places = {option: ctx.params.get(name) for option, name in names.items()}
+    options = {f"--{name.replace('_', '-')}": ctx.params.get(name) for name in ("out", "into", "performance_report")}
     metavars = {name: option.metavar or "" for option in ctx.command.params if isinstance(option, click.Option) for name in option.opts}
-    files = {option for option in places if metavars.get(option, "").startswith("FILE")}
-    logs = {"--log-json": ctx.meta.get(LOG), "--report": ctx.meta.get(REPORT)}
-    return {option: places.pop(option) for option in files} | logs, places
+    files = {option: place for option, place in options.items() if metavars.get(option, "").startswith("FILE")}
+    folders = {option: place for option, place in options.items() if option not in files}
+    if (checkpoint := ctx.params.get("checkpoint")) is not None:
+        files["--checkpoint"], folders["--checkpoint"] = joined(checkpoint, SEARCH), joined(checkpoint, PASS)
+    return files | {"--log-json": ctx.meta.get(LOG), "--report": ctx.meta.get(REPORT)}, folders

@@ -84,10 +84,13 @@ def _writing(target: str) -> contextlib.AbstractContextManager[Path]:
 def _copied(target: Path) -> Iterator[Path]:
     """Of a device or a pipe, whose name no other file must take."""
     with tempfile.TemporaryDirectory(prefix="bigmm-") as folder:
-        scratch = Path(folder, f"{target.name}.parquet")
+        scratch = Path(folder, target.name)
         yield scratch
-        with target.open("wb") as device, scratch.open("rb") as written:
-            shutil.copyfileobj(written, device)
+        try:
+            with target.open("wb") as device, scratch.open("rb") as written:
+                shutil.copyfileobj(written, device)
+        except OSError as error:
+            raise StorageError(f"cannot write {str(target)!r} ({error.strerror}): choose another place") from None
 
 
 @contextlib.contextmanager

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import numpy as np
 
+from bigmm.cli.apart import PASS
 from bigmm.cli.application import hush_cluster, is_verbose
 from bigmm.cli.files import replacing
 from bigmm.cli.journal import Journal, journal_of
 from bigmm.cli.options import SAME_FORMULA
 from bigmm.cli.progress import Stage, stage
 from bigmm.errors import DataError, StorageError
-from bigmm.urls import is_url, joined
+from bigmm.urls import is_url, joined, located
 
 if TYPE_CHECKING:
     from bigmm.crossproducts import CrossProducts
@@ -155,9 +156,10 @@ def load_crossproducts(path: str) -> CrossProducts:
 
 
 def _check_distinct(data: Sequence[str]) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, str], str] = {}
     for path in data:
-        real = os.path.realpath(path)
+        system, place = located(path)
+        real = (system, place if system else os.path.realpath(place))
         if real in seen:
             raise DataError(f"{path!r} is listed twice (before as {seen[real]!r}): expected each crossproducts once, leave one out")
         seen[real] = path
@@ -207,7 +209,7 @@ def pass_arguments(options: PassOptions, current: Stage) -> dict[str, Any]:
         "weights": options.weights,
         "offset": options.offset,
         "na_action": options.na_action or "omit",
-        "checkpoint": None if options.checkpoint is None else joined(options.checkpoint, "pass"),
+        "checkpoint": None if options.checkpoint is None else joined(options.checkpoint, PASS),
         "resume": options.resume,
         "on_error": options.on_error or "raise",
         "progress": current.update,

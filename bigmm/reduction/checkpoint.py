@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 INDEX = "checkpoint.json"
 LOCK = "lock"
-#: Directories of a checkpoint; with a dot and more behind: one that was being written.
-_SEGMENT = re.compile(r"\.?[0-9]{6,}-[0-9]{6,}\.[0-9]+(-.*)?")
+#: Directories of a checkpoint; and one that was being written.
+_SEGMENT = re.compile(r"[0-9]{6,}-[0-9]{6,}\.[0-9]+")
+_UNFINISHED = re.compile(rf"\.{_SEGMENT.pattern}-[^/]*")
 _FORMAT = 1
 
 
@@ -76,7 +77,7 @@ class Checkpoint:
 
 def is_segment(name: str) -> bool:
     """Whether a name inside a checkpoint's directory is one that a pass gives; what else lies there is not its to remove."""
-    return _SEGMENT.fullmatch(name) is not None
+    return (_SEGMENT.fullmatch(name) or _UNFINISHED.fullmatch(name)) is not None
 
 
 @contextlib.contextmanager
@@ -103,7 +104,7 @@ def open_checkpoint(path: str | os.PathLike[str], work: Work, data: str, *, resu
     _check_empty_or_ours(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
+        lock = (folder / LOCK).open("a")
     except OSError as error:
         raise StorageError(f"cannot write the checkpoint {str(path)!r} ({error.strerror}): choose another place") from None
     with lock:
@@ -203,7 +204,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
 
 def _is_record(segment: Any) -> bool:
     numbers, slices = (segment["start"], segment["stop"]), segment["slices"]
-    return all(type(number) is int for number in numbers) and bool(slices) and all(map(is_segment, slices))
+    return all(type(number) is int for number in numbers) and bool(slices) and all(map(_SEGMENT.fullmatch, slices))
 
 
 def _read_segment(folder: Path, record: Mapping[str, Any]) -> Segment:

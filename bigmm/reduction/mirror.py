@@ -51,7 +51,8 @@ class Mirror:
         found = self.copy.names()
         if not is_ours(found):
             raise StorageError(f"{self.copy.url!r} exists and is no checkpoint: choose another place")
-        self.copy.filesystem.pipe_file(self.copy.at(LOCK), b"")
+        if LOCK not in found:
+            self.copy.filesystem.pipe_file(self.copy.at(LOCK), b"")
         if INDEX in found:
             self.folder.mkdir()
             for name in (LOCK, INDEX):

@@ -105,7 +105,7 @@ class LinearMixedModel:
     """
 
     def __init__(self, cp: CrossProducts, selected: SelectedModel, *, reml: bool) -> None:
-        if not isinstance(reml, (int, np.bool_)):
+        if reml not in (0, 1):
             raise ModelError(f"reml={reml!r}: expected True or False")
         self.cp = cp
         self.selected = selected

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmm.errors import StorageError
-from bigmm.storage.remote import UNFINISHED, check_writable, downloaded, remote, remote_folder, uploading
+from bigmm.storage.remote import UNFINISHED, check_writable, remote, remote_folder, uploading
 from bigmm.urls import is_url, without_secrets
 
 #: Raised when what is written changes; a version reads and writes one format.
@@ -101,9 +101,11 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) -> None:
-    if target.exists() and target.samefile(os.curdir):
+    if Path.cwd().is_relative_to(target):
         # Another directory would take its name, and whoever works in it would see an empty one.
-        raise StorageError(f"{str(path)!r} is the current directory, which cannot be replaced: choose a name inside it")
+        raise StorageError(f"{str(path)!r} is the current directory, or holds it, and cannot be replaced: choose another name")
+    if target.is_symlink():
+        raise StorageError(f"{str(path)!r} is a link that leads to itself: choose another name")
     if target.exists() and saved_kind(target) != kind and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{str(path)!r} exists and holds something else than saved {kind}: choose another place")
 
@@ -226,10 +228,17 @@ def stored(path: str | os.PathLike[str]) -> dict[str, Any]:
     kind = saved_kind(path)
     if kind is None:
         raise StorageError(f"{without_secrets(str(path))!r} is no longer there: was it moved?")
-    with downloaded(path) if is_url(path) else contextlib.nullcontext(Path(path)) as folder:
-        record = json.loads((folder / _MANIFESTS[kind]).read_text(encoding="utf-8"))
-        about = {name: record[name] for name in ("format", "written_by", "digest") if name in record}
-        return {"path": without_secrets(str(path)), **about, "disk_bytes": sum(file.stat().st_size for file in folder.iterdir())}
+    if is_url(path):
+        place = remote_folder(path)
+        with remote(path, "read"):
+            text = place.filesystem.cat_file(place.at(_MANIFESTS[kind])).decode("utf-8")
+            sizes = [entry["size"] for entry in place.filesystem.ls(place.path, detail=True)]
+    else:
+        text = Path(path, _MANIFESTS[kind]).read_text(encoding="utf-8")
+        sizes = [file.stat().st_size for file in Path(path).iterdir()]
+    record = json.loads(text)
+    about = {name: record[name] for name in ("format", "written_by", "digest") if name in record}
+    return {"path": without_secrets(str(path)), **about, "disk_bytes": sum(sizes)}
 
 
 def listed(folder: Path, record: Mapping[str, Any], name: str) -> Path:

@@ -248,7 +248,7 @@ def test_a_callback_may_evaluate() -> None:
     assert (found.objective, found.theta.tolist()) == (expected.objective, expected.theta.tolist())
 
 
-@pytest.mark.parametrize("reml", ["x", None, 0.5])
+@pytest.mark.parametrize("reml", ["x", None, 0.5, 2])
 def test_reml_is_true_or_false(reml: Any) -> None:
     with pytest.raises(bigmm.ModelError, match=f"reml={reml!r}: expected True or False"):
         bigmm.lmer("Reaction ~ Days + (Days | Subject)", read_data("sleepstudy"), reml=reml)

@@ -275,6 +275,13 @@ class TestRefusals:
                 bigmm.reduce(FORMULA, files, checkpoint=tmp_path / "mine")
         assert (tmp_path / "mine" / name).exists() or name.startswith("0")
 
+    def test_a_lock_of_others_keeps_what_is_in_it(self, files: Path, tmp_path: Path) -> None:
+        (tmp_path / "checkpoint.json").write_text("{}")
+        (tmp_path / "lock").write_text("mine")
+        with pytest.raises(StorageError, match="cannot be read"):
+            bigmm.reduce(FORMULA, files, checkpoint=tmp_path)
+        assert (tmp_path / "lock").read_text() == "mine"
+
     def test_null_byte(self, files: Path) -> None:
         with pytest.raises(StorageError, match="with a null byte in it"):
             bigmm.reduce(FORMULA, files, checkpoint="a\0b")
@@ -301,7 +308,11 @@ class TestRefusals:
         bigmm.reduce(FORMULA, files, checkpoint=folder)
         assert bigmm.load(folder / "result.cp").digest == bigmm.reduce(FORMULA, files).digest
 
-    @pytest.mark.parametrize(("name", "value"), [("stop", "1"), ("start", None), ("slices", []), ("slices", ["../lock"])], ids=repr)
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("stop", "1"), ("start", None), ("slices", []), ("slices", ["../lock"]), ("slices", ["000000-000001.0-/../lock"])],
+        ids=repr,
+    )
     def test_damaged_record(self, name: str, value: Any, files: Path, folder: Path) -> None:
         index = json.loads((folder / "checkpoint.json").read_text())
         index["segments"][0][name] = value

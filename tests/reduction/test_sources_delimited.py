@@ -65,12 +65,33 @@ def test_a_row_is_a_line(stray: str, column: str, n: int, tmp_path: Path) -> Non
     for number in (n // 2, n - 10, n - 5):
         lines[number] = f"{number},{stray},n" if column == "g" else f"{number},g,{stray}"
     path = write(tmp_path / "a.csv", "y,g,unused\n" + "\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=r"lines after its header: a quote is not closed, or values have line breaks|cannot read"):
+    with pytest.raises(
+        DataError, match=r"(after its header|in a value); a quote is not closed, or values or names have line breaks|cannot read"
+    ):
         rows(path, "y", "g")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'y,g\n1,a\n2,"b\n',
+        'y,g\r\n1,a\r\n2,"b\r\n',
+        'y,g,"n\n1,a,u\n2,b,v"\n',
+        'y,g,n\n1,a,u\r2,b,u\n3,c,"v\n4,d,w"\n',
+        'y,g\n1,"a\rz"\n',
+        'y,g,"n\nm"\n1,a,b\n',
+    ],
+)
+def test_line_breaks_that_change_no_count(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    with pytest.raises(DataError, match="a quote is not closed, or values or names have line breaks"):
+        rows(tmp_path / "a.csv", "y", "g")
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("text", ["y,g\n1,a\n2,b\n", "y,g\n1,a\n2,b", "\ny,g\n\n1,a\n\n\n2,b\n\n", 'y,g\n1,"a"\n2,b\n'])
+@pytest.mark.parametrize(
+    "text", ["\ufeff\ny,g\n1,a\n2,b\n", "y,g\n1,a\n2,b\n", "y,g\n1,a\n2,b", "\ny,g\n\n1,a\n\n\n2,b\n\n", 'y,g\n1,"a"\n2,b\n']
+)
 def test_ends_of_lines_and_empty_lines(text: str, end: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(text.replace("\n", end).encode())

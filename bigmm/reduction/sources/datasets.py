@@ -20,8 +20,9 @@ from bigmm.reduction.sources.cuts import balanced_runs
 from bigmm.reduction.sources.files import in_threads, reading
 from bigmm.reduction.sources.footers import as_written, group_sizes, groups_name
 from bigmm.reduction.sources.frames import plan_table
-from bigmm.reduction.sources.paths import check_distinct, plain
+from bigmm.reduction.sources.paths import check_distinct
 from bigmm.reduction.sources.schema import number_categories, unify_schemas
+from bigmm.urls import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

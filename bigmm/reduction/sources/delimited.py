@@ -15,7 +15,7 @@ from bigmm.reduction.sources.columns import first_rows, fit_table
 from bigmm.reduction.sources.dialects import READ_OPTIONS, Dialect, convert_options, dialect_of
 from bigmm.reduction.sources.files import DataFile, as_planned, in_threads, reading
 from bigmm.reduction.sources.hive import hive_types, key_columns, with_keys
-from bigmm.reduction.sources.lines import CountedLines, count_filled
+from bigmm.reduction.sources.lines import CountedLines, broken_column, count_filled
 from bigmm.reduction.sources.schema import ENCODED_TEXT, TEXT, unify_schemas
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _PLAIN = Dialect(",", None)
 _REMEDY = "write the column with one type in every row, as UTF-8, or convert the file to Parquet"
+
+_BREAKS = "a quote is not closed, or values or names have line breaks: close it, or convert the file to Parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +73,10 @@ class DelimitedChunk:
             counted: Any = CountedLines(source)
             table = csv.read_csv(counted, READ_OPTIONS, dialect.parse_options, self._conversion(columns))
             if table.num_rows + 1 != counted.lines:
-                self._check_lines(table.num_rows)
+                _check_lines(self.file, table.num_rows)
+            if name := broken_column(table):
+                raise UnreadableError(f"{self.file.url!r}: column {name!r} has a line break in a value; {_BREAKS}")
         return self._completed(table, columns)
-
-    def _check_lines(self, rows: int) -> None:
-        """Refuse values with line breaks: a quote that is not closed makes one of many rows, and Arrow says nothing."""
-        with _dialect(self.file).opened(self.file) as source:
-            lines = count_filled(source) - 1
-        if lines != rows:
-            raise UnreadableError(
-                f"{self.file.url!r} has {rows:,} rows in {lines:,} lines after its header: a quote is not closed, or values have line "
-                "breaks; close it, or convert the file to Parquet"
-            )
 
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
         """First rows; text is dictionary-encoded."""
@@ -148,7 +142,17 @@ def _sample(file: DataFile) -> Sample:
     with reading(repr(file.url)), dialect.opened(file) as source:
         batches = csv.open_csv(source, READ_OPTIONS, dialect.parse_options, convert_options({}))
         rows = first_rows(batches, 1, batches.schema).num_rows
+        if not rows:
+            _check_lines(file, 0)
         return Sample(file, pa.schema([_inferred(field) for field in batches.schema]), rows)
+
+
+def _check_lines(file: DataFile, rows: int) -> None:
+    """Refuse a file whose rows are not its lines: a quote that is not closed makes one of many, and Arrow says nothing."""
+    with _dialect(file).opened(file) as source:
+        lines = count_filled(source) - 1
+    if lines != rows:
+        raise UnreadableError(f"{file.url!r} has {rows:,} rows in {lines:,} lines after its header; {_BREAKS}")
 
 
 def _inferred(field: pa.Field[Any]) -> pa.Field[Any]:

@@ -6,9 +6,13 @@ import io
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 _BLOCK_BYTES = 2**20
-_END = ord("\n")
+_END, _RETURN = ord("\n"), ord("\r")
+#: An empty line; one that has but the mark of UTF-8.
+_NOTHING = (b"", b"\xef\xbb\xbf")
 
 
 class CountedLines(io.RawIOBase):
@@ -22,7 +26,7 @@ class CountedLines(io.RawIOBase):
 
     def __init__(self, source: Any) -> None:
         self._source = source
-        self._ends = 0
+        self._ends = self._returns = 0
         self._open = False
 
     def readable(self) -> bool:
@@ -32,14 +36,16 @@ class CountedLines(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """The next bytes."""
         data: bytes = self._source.read(size)
-        self._ends += int(np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == _END))
+        letters = np.frombuffer(data, dtype=np.uint8)
+        self._ends += int(np.count_nonzero(letters == _END))
+        self._returns += int(np.count_nonzero(letters == _RETURN))
         self._open = not data.endswith(b"\n") if data else self._open
         return data
 
     @property
-    def lines(self) -> int:
-        """So far; the last one need not have an end."""
-        return self._ends + self._open
+    def lines(self) -> int | None:
+        """So far; the last one need not have an end. None when they end in several ways."""
+        return self._ends + self._open if self._returns in (0, self._ends) else None
 
 
 def count_filled(source: Any) -> int:
@@ -47,5 +53,16 @@ def count_filled(source: Any) -> int:
     filled, rest = 0, b""
     while data := source.read(_BLOCK_BYTES):
         *lines, rest = (rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        filled += sum(map(bool, lines))
-    return filled + bool(rest)
+        filled += sum(line not in _NOTHING for line in lines)
+    return filled + (rest not in _NOTHING)
+
+
+def broken_column(table: pa.Table) -> str | None:
+    """The first column that has a value with a line break in it."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_dictionary(column.type):
+            blocks: list[Any] = column.chunks
+            words = (block.dictionary for block in blocks)
+            if any(pc.any(pc.match_substring_regex(some, "[\r\n]")).as_py() for some in words):
+                return name
+    return None

@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from bigmm.errors import DataError
 from bigmm.places import is_hidden
 from bigmm.reduction.sources.files import DataFile, reading, size_of, state_of_local, version_of
-from bigmm.urls import without_secrets
+from bigmm.urls import plain, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
@@ -74,12 +74,6 @@ def _expand(source: str, storage_options: Mapping[str, Any]) -> list[tuple[Abstr
         raise DataError(f"no data files in {shown!r}: expected Parquet or CSV files, hidden ones do not count")
     ordered = sorted(infos, key=lambda info: natural_key(info["name"]))
     return [(filesystem, info, _url(filesystem, info["name"])) for info in ordered]
-
-
-def plain(path: str) -> str:
-    """A local path, absolute and without ``..``, ``.`` and doubled slashes where that is the same file: one file has one name."""
-    absolute = os.path.abspath(path)
-    return absolute if os.path.realpath(absolute) == os.path.realpath(path) else path
 
 
 def _find(filesystem: AbstractFileSystem, path: str) -> list[Info]:
