@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_default_is_read() -> None:
     assert settings.byte_count("chunk-bytes") == 32 * 2**20
-    assert (settings.count("batches"), settings.resources(), settings.setting("forward-logs")) == (128, {}, True)
+    assert (settings.count("batches"), settings.resources(), settings.setting("forward-logs")) == (256, {}, True)
     times = {name: settings.seconds(f"timeouts.{name}") for name in settings.setting("timeouts")}
     assert times == {"connect": 10, "first-worker": 60, "ask": 20, "no-answer": 60, "no-workers": 300}
     assert settings.setting("local-cluster") == {"workers": None, "memory-limit": "auto", "dashboard-address": "127.0.0.1:0"}
@@ -114,6 +114,6 @@ def test_what_changes_no_bit(folder: Path, changes: dict[str, object]) -> None:
 def test_loaded_inside_a_change() -> None:
     """Dask forgets what was not there when a change began."""
     code = "import dask\nwith dask.config.set({'bigmm.batches': 3}):\n    from bigmm.reduction import settings\n"
-    code += "    assert settings.count('batches') == 3\nassert settings.count('batches') == 128\n"
+    code += "    assert settings.count('batches') == 3\nassert settings.count('batches') == 256\n"
     code += "assert settings.seconds('timeouts.ask') == 20\nassert list(settings.changed()) == []"
     subprocess.run([sys.executable, "-c", code], check=True)
