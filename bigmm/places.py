@@ -91,6 +91,8 @@ def check_apart(data: Iterable[str], files: Mapping[str, str | None], folders: M
 
 def _is_kept(option: str, place: str) -> bool:
     """Whether what is written there stays: not on the standard output, and not in a device."""
+    if not place:
+        raise StorageError(f"{option} is empty: expected a path")
     if "\0" in place:
         raise StorageError(f"{option} {place!r} cannot be a path, with a null byte in it: choose another one")
     return place != "-" and (not os.path.exists(place) or os.path.isfile(place) or os.path.isdir(place))

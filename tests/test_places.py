@@ -192,6 +192,13 @@ def test_a_folder_of_a_link_is_where_the_link_leads(days: Path) -> None:
             check_apart([data], {"--out": place}, {})
 
 
+@pytest.mark.parametrize("option", ["--checkpoint", "--out", "--report"])
+def test_no_place(option: str, days: Path) -> None:
+    found = CliRunner().invoke(main, ["fit", FORMULA, "days", option, ""])
+    assert found.exit_code == 2
+    assert f"{option} is empty: expected a path" in found.stderr
+
+
 def test_one_folder_for_a_job(days: Path) -> None:
     Path("job").mkdir()
     words = ["fit", FORMULA, "days", "--checkpoint", "job", "--log-json", "job/log", "--report", "job/r.html", "--out", "job/n.fit"]

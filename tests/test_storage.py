@@ -451,6 +451,14 @@ def test_the_current_directory_keeps_its_place(originals: Path, tmp_path: Path, 
     assert os.getcwd() == str(tmp_path / "cp" / "inner")
 
 
+def test_a_current_directory_that_was_removed(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    bigmm.load(originals / "crossproducts").save(tmp_path / "new")
+    assert bigmm.load(tmp_path / "new").nobs == bigmm.load(originals / "crossproducts").nobs
+
+
 def test_a_link_that_leads_to_itself(originals: Path, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(bigmm.StorageError, match="is a link that leads to itself"):

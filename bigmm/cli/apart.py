@@ -43,5 +43,5 @@ def _written(ctx: click.Context) -> tuple[dict[str, str | None], dict[str, str |
     files = {option: place for option, place in options.items() if metavars.get(option, "").startswith("FILE")}
     folders = {option: place for option, place in options.items() if option not in files}
     if (checkpoint := ctx.params.get("checkpoint")) is not None:
-        files["--checkpoint"], folders["--checkpoint"] = joined(checkpoint, SEARCH), joined(checkpoint, PASS)
+        files["--checkpoint"], folders["--checkpoint"] = (checkpoint and joined(checkpoint, name) for name in (SEARCH, PASS))
     return files | {"--log-json": ctx.meta.get(LOG), "--report": ctx.meta.get(REPORT)}, folders

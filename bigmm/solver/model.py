@@ -105,7 +105,8 @@ class LinearMixedModel:
     """
 
     def __init__(self, cp: CrossProducts, selected: SelectedModel, *, reml: bool) -> None:
-        if reml not in (0, 1):
+        given: Any = reml
+        if not (isinstance(given, (int, np.bool_, np.integer)) and given in (0, 1)):
             raise ModelError(f"reml={reml!r}: expected True or False")
         self.cp = cp
         self.selected = selected

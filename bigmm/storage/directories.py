@@ -101,9 +101,10 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) -> None:
-    if Path.cwd().is_relative_to(target):
-        # Another directory would take its name, and whoever works in it would see an empty one.
-        raise StorageError(f"{str(path)!r} is the current directory, or holds it, and cannot be replaced: choose another name")
+    with contextlib.suppress(FileNotFoundError):  # a current directory that was removed
+        if Path.cwd().is_relative_to(target):
+            # Another directory would take its name, and whoever works in it would see an empty one.
+            raise StorageError(f"{str(path)!r} is the current directory, or holds it, and cannot be replaced: choose another name")
     if target.is_symlink():
         raise StorageError(f"{str(path)!r} is a link that leads to itself: choose another name")
     if target.exists() and saved_kind(target) != kind and not (target.is_dir() and not any(target.iterdir())):

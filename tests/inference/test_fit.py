@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,7 @@ def test_a_callback_may_evaluate() -> None:
     assert (found.objective, found.theta.tolist()) == (expected.objective, expected.theta.tolist())
 
 
-@pytest.mark.parametrize("reml", ["x", None, 0.5, 2])
+@pytest.mark.parametrize("reml", ["x", None, 0.5, 2, np.ones(2), pd.NA], ids=str)
 def test_reml_is_true_or_false(reml: Any) -> None:
-    with pytest.raises(bigmm.ModelError, match=f"reml={reml!r}: expected True or False"):
+    with pytest.raises(bigmm.ModelError, match=f"reml={re.escape(repr(reml))}: expected True or False"):
         bigmm.lmer("Reaction ~ Days + (Days | Subject)", read_data("sleepstudy"), reml=reml)

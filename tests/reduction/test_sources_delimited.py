@@ -80,11 +80,18 @@ def test_a_row_is_a_line(stray: str, column: str, n: int, tmp_path: Path) -> Non
         'y,g,n\n1,a,u\r2,b,u\n3,c,"v\n4,d,w"\n',
         'y,g\n1,"a\rz"\n',
         'y,g,"n\nm"\n1,a,b\n',
+        "".join(f"{line}\r" for line in ["y,g,n", *["1,a,k"] * 9, '1,a,"k\n2,a,k\n']) + "1,a,k\n" * 9,
     ],
 )
 def test_line_breaks_that_change_no_count(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(text.encode())
     with pytest.raises(DataError, match="a quote is not closed, or values or names have line breaks"):
+        rows(tmp_path / "a.csv", "y", "g")
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("y,g,é\n1,a,2\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"cannot read '.*a.csv': 'utf-8' codec can't decode"):
         rows(tmp_path / "a.csv", "y", "g")
 
 

@@ -144,7 +144,9 @@ def _sample(file: DataFile) -> Sample:
         rows = first_rows(batches, 1, batches.schema).num_rows
         if not rows:
             _check_lines(file, 0)
-        return Sample(file, pa.schema([_inferred(field) for field in batches.schema]), rows)
+        schema = pa.schema([_inferred(field) for field in batches.schema])
+        _ = schema.names  # read as UTF-8 here, where an error names the file
+        return Sample(file, schema, rows)
 
 
 def _check_lines(file: DataFile, rows: int) -> None:

@@ -26,8 +26,8 @@ class CountedLines(io.RawIOBase):
 
     def __init__(self, source: Any) -> None:
         self._source = source
-        self._ends = self._returns = 0
-        self._open = False
+        self._ends = self._returns = self._pairs = 0
+        self._last = b"\n"
 
     def readable(self) -> bool:
         """It is."""
@@ -38,14 +38,18 @@ class CountedLines(io.RawIOBase):
         data: bytes = self._source.read(size)
         letters = np.frombuffer(data, dtype=np.uint8)
         self._ends += int(np.count_nonzero(letters == _END))
-        self._returns += int(np.count_nonzero(letters == _RETURN))
-        self._open = not data.endswith(b"\n") if data else self._open
+        if returns := int(np.count_nonzero(letters == _RETURN)):
+            self._returns += returns
+            self._pairs += data.count(b"\r\n")
+        self._pairs += self._last == b"\r" and data.startswith(b"\n")
+        self._last = data[-1:] or self._last
         return data
 
     @property
     def lines(self) -> int | None:
         """So far; the last one need not have an end. None when they end in several ways."""
-        return self._ends + self._open if self._returns in (0, self._ends) else None
+        alike = self._returns == 0 or self._returns == self._pairs == self._ends
+        return self._ends + (self._last != b"\n") if alike else None
 
 
 def count_filled(source: Any) -> int:
