@@ -31,6 +31,8 @@ from bigmm.reduction.work import BATCH, ChunkTask, Slices, reduce_chunk
 
 #: Seconds between two looks at a running batch.
 _LOOK = 0.5
+#: Seconds for a result to arrive, before it is asked whether it is still there.
+_FETCH = 30.0
 
 
 class DroppedError(ClusterError):
@@ -128,9 +130,8 @@ class Workers:
         ClusterError
             When workers keep dying, none is left for long, one has another bigmm, or the scheduler does not answer.
         """
-        self._watch(future)
         try:
-            slices: Slices = future.result()
+            slices = self._fetched(future)
         except KilledWorker as error:
             raise ClusterError(
                 f"workers died again and again under the same task ({error}): give them more memory, or smaller chunks; "
@@ -144,6 +145,20 @@ class Workers:
                 "reached, and run again; from a checkpoint, when there is one"
             ) from None
         return slices
+
+    def _fetched(self, future: Future) -> Slices:
+        """A result, once it is there; when its worker dies with it on the way here, the task is pending again, and is waited for again."""
+        patience = _FETCH
+        while True:
+            self._watch(future)
+            try:
+                slices: Slices = future.result(timeout=patience)
+            except TimeoutError:
+                if future.status == "error":  # the task's own
+                    raise
+                patience *= 2.0  # or else the way is long
+            else:
+                return slices
 
     def keep(self, future: Future, slices: int) -> tuple[Future, ...]:
         """Wait for a result and leave it where it is: a future for each of its slices."""

@@ -21,6 +21,7 @@ from distributed import Client
 
 import bigmm
 from bigmm.errors import ClusterError, DataError, UnreadableError
+from bigmm.reduction import workers
 from bigmm.reduction.cluster import local_cluster
 from bigmm.reduction.progress import Progress
 from bigmm.reduction.work import BATCH
@@ -188,6 +189,33 @@ def test_workers_killed_at_random_moments(files: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_workers_killed_twenty_times(files: Path) -> None:
     _passes_under_fire(files, kills=20)
+
+
+@pytest.mark.cluster
+def test_all_workers_gone_with_a_result(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last worker dies when a batch is done and before its result has been fetched."""
+    scheduler = _start(["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"], tmp_path)
+    worker = _start(["-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1", "--no-dashboard"], tmp_path)
+    watch, seen = workers.Workers._watch, []
+
+    def killed_after(self: workers.Workers, future: Any) -> None:
+        watch(self, future)
+        if not seen:
+            seen.append(future.status)
+            worker.kill()
+            worker.wait()
+
+    monkeypatch.setattr(workers.Workers, "_watch", killed_after)
+    monkeypatch.setattr(workers, "_FETCH", 1.0)
+    patience = dask.config.set({"bigmm.timeouts.ask": "500 ms", "bigmm.timeouts.no-workers": "2 s"})
+    try:
+        with patience, pytest.raises(ClusterError, match=r"no worker has been there for 2 s|no worker is left|has had no worker"):
+            bigmm.reduce(FORMULA, files, client=str(tmp_path / "scheduler.json"))
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+    assert seen == ["finished"]
 
 
 @pytest.mark.cluster
