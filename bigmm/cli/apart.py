@@ -8,8 +8,8 @@ from bigmm.cli.journal import LOG, REPORT
 from bigmm.places import check_apart
 from bigmm.urls import is_url, joined, located
 
-#: Where the pass is kept inside a command's checkpoint, and where its first search.
-PASS, SEARCH = "pass", "search-0.jsonl"
+#: Where the pass is kept inside a command's checkpoint, and where the search for each response.
+PASS, SEARCH = "pass", "search-{}.jsonl"
 
 
 def check_places(ctx: click.Context) -> None:
@@ -43,5 +43,5 @@ def _written(ctx: click.Context) -> tuple[dict[str, str | None], dict[str, str |
     files = {option: place for option, place in options.items() if metavars.get(option, "").startswith("FILE")}
     folders = {option: place for option, place in options.items() if option not in files}
     if (checkpoint := ctx.params.get("checkpoint")) is not None:
-        files["--checkpoint"], folders["--checkpoint"] = (checkpoint and joined(checkpoint, name) for name in (SEARCH, PASS))
+        files["--checkpoint"], folders["--checkpoint"] = (checkpoint and joined(checkpoint, name) for name in (SEARCH.format(0), PASS))
     return files | {"--log-json": ctx.meta.get(LOG), "--report": ctx.meta.get(REPORT)}, folders

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import numpy as np
 
-from bigmm.cli.apart import PASS
+from bigmm.cli.apart import PASS, SEARCH
 from bigmm.cli.application import hush_cluster, is_verbose
 from bigmm.cli.files import replacing
 from bigmm.cli.journal import Journal, journal_of
@@ -84,7 +84,7 @@ def search_log(options: PassOptions, number: int) -> str | None:
     if options.checkpoint is None or is_url(options.checkpoint):
         return None
     os.makedirs(options.checkpoint, exist_ok=True)
-    log = os.path.join(options.checkpoint, f"search-{number}.jsonl")
+    log = os.path.join(options.checkpoint, SEARCH.format(number))
     if os.path.exists(log) and not options.resume:
         raise StorageError(f"{options.checkpoint!r} holds a checkpoint: resume from it (--resume), remove it, or choose another place")
     return log

@@ -90,7 +90,7 @@ def open_checkpoint(path: str | os.PathLike[str], work: Work, data: str, *, resu
         Its directory; made when it is not there.
     work : Work
     data : str
-        Identifies them.
+        Hash by which the data are known.
     resume : bool
         Whether to go on from what is there.
 

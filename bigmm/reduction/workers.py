@@ -154,8 +154,8 @@ class Workers:
             try:
                 slices: Slices = future.result(timeout=patience)
             except TimeoutError:
-                if future.status == "error":  # the task's own
-                    raise
+                if future.status == "error":
+                    raise future.exception() from None
                 patience *= 2.0  # or else the way is long
             else:
                 return slices
