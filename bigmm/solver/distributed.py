@@ -98,7 +98,8 @@ class DistributedLeastSquares(PenalizedLeastSquares):
             logdet = logdet + self._dense.logdet()
             root_ZtXy = self._dense.solve_L(self.scale(root_ZtXy, transposed=True) + border)
         self.W = root_ZtXy
-        return Evaluation(values.copy(), float(logdet), upper_factor(self._within - gone - self.W.T @ self.W))
+        rest = self._within - gone - self.W.T @ self.W
+        return Evaluation(values.copy(), float(logdet), rest, upper_factor(rest))
 
     def leaf_sums(self, in_units: Array, U: Array, coefficients: Array, entries: Index) -> tuple[LeafSums, Array]:
         """What derivatives need of the leaves, and the directions' border."""

@@ -16,7 +16,8 @@ def independent_columns(XtX: Array) -> tuple[npt.NDArray[np.bool_], Array]:
     """Which columns to keep, from the left, as R's qr() does, and what is left of each beside the kept ones before it.
 
     A Cholesky factorization of X'X that passes over the columns whose pivot vanishes. Columns are scaled by powers of two,
-    which round nothing, to lengths between 1/2 and 1.
+    which round nothing, to lengths between 1/2 and 1. Its own rounding is kept out of it (extended precision, where the machine
+    has it): which columns stay should be a question of the data, not of the processor's order of additions.
 
     Returns
     -------
@@ -29,11 +30,11 @@ def independent_columns(XtX: Array) -> tuple[npt.NDArray[np.bool_], Array]:
     lengths = np.sqrt(np.diag(XtX))
     keep = lengths > 0.0
     scale = np.exp2(np.frexp(np.where(keep, lengths, 1.0))[1])
-    A = XtX / np.outer(scale, scale)
-    R = np.zeros((p, p))
+    A = (XtX / np.outer(scale, scale)).astype(np.longdouble)
+    R = np.zeros((p, p), dtype=np.longdouble)
     for j in range(p):
         column = A[j, :j] if j else A[j, :0]
-        r = np.zeros(j)
+        r = np.zeros(j, dtype=np.longdouble)
         for i in np.flatnonzero(keep[:j]):
             r[i] = (column[i] - R[:i, i] @ r[:i]) / R[i, i]
         left = A[j, j] - r @ r
