@@ -8,6 +8,7 @@ import numpy as np
 
 from bigmm.solver.cholmod import SparseFactor
 from bigmm.solver.layout import Index, Layout, Leaves
+from bigmm.solver.root_order import inverse_factor_products
 from bigmm.solver.threads import dense_threads, front_threads, loop_threads
 from bigmm.solver.tiles import work_size
 from bigmm.solver.traces import PANEL
@@ -15,7 +16,7 @@ from bigmm.solver.traces import PANEL
 # Rates of one core, an EPYC of 2022 at 2.6 GHz with OpenBLAS; others differ by a factor of two, alternatives by far more.
 #: Products that leaves add to S a second: gathers and scatters in the cache, 0.45 to 0.65e9.
 _PRODUCTS = 5e8
-#: Products of leaves with a panel of L^-1 a second: contiguous, from the second cache, 3.2 to 6e9.
+#: Products of leaves with a panel of L^-1 a second: contiguous, from the second cache, 3.2 to 12e9.
 _PANEL_PRODUCTS = 4e9
 #: Multiplications and additions of dpotrf and dpotri from order 1000 on a second.
 _DENSE = 4e10
@@ -108,8 +109,18 @@ def cost_of_dense(r: int, leaves: Leaves | None = None) -> Cost:
 
 def inverse_factor_pays(r: int, leaves: Leaves) -> bool:
     """Whether the gradient is had faster by L^-1 than by S^-1 of a dense root: on one thread, for the choice decides the last bits."""
-    panels, products = _panel_products(r, leaves), leaves.products * leaves.ZtZ.shape[1]
+    panels, products = _inverse_factor_products(r, leaves), leaves.products * leaves.ZtZ.shape[1]
     return bool(panels / _PANEL_PRODUCTS < r**3 / 3.0 / _DENSE + products / _PRODUCTS)
+
+
+def order_pays(r: int, leaves: Leaves) -> bool:
+    """Whether columns of a dense root in an order of their own save the gradient more than the three passes take that put S into it."""
+    natural, ordered = (inverse_factor_products(leaves, natural=natural) for natural in (True, False))
+    return bool((natural - ordered) / _PANEL_PRODUCTS > 3 * _TOUCH * r * r)
+
+
+def _inverse_factor_products(r: int, leaves: Leaves) -> float:
+    return inverse_factor_products(leaves, natural=not order_pays(r, leaves))
 
 
 def _by_inverse(r: int, leaves: Leaves | None) -> Cost:
@@ -119,15 +130,11 @@ def _by_inverse(r: int, leaves: Leaves | None) -> Cost:
 
 
 def _by_inverse_factor(r: int, leaves: Leaves) -> Cost:
-    flops, products = r**3 / 3.0, _panel_products(r, leaves)
+    flops, products = r**3 / 3.0, _inverse_factor_products(r, leaves)
     threads = loop_threads(products)
     seconds = flops / _DENSE / dense_threads(r) + products / _PANEL_PRODUCTS / threads
-    return Cost(nbytes=8 * threads * r * PANEL, gradient_flops=flops + 2.0 * products, gradient_seconds=seconds)
-
-
-def _panel_products(r: int, leaves: Leaves) -> float:
-    """Products of the leaves with L^-1, half of which is zero."""
-    return 0.5 * r * len(leaves.indices) * float(leaves.ZtZ.shape[1])
+    places = 2 * len(leaves.indices)
+    return Cost(nbytes=8 * threads * r * PANEL + places, gradient_flops=flops + 2.0 * products, gradient_seconds=seconds)
 
 
 def cost_of_sparse(factor: SparseFactor, blocks: int) -> Cost:

@@ -1,7 +1,7 @@
 """What a gradient needs of a dense root's inverse: by S^-1 itself, or by L^-1, which takes half the multiplications.
 
-By L^-1 each entry of the leaves costs r / 2 multiplications instead of one for every pair of entries in a leaf: a gain
-unless leaves have very many entries.
+By L^-1 an entry of the leaves costs as many multiplications as a column of L^-1 has rows, instead of one for every entry in
+its leaf: a gain unless leaves have very few entries. The root stands in an order that keeps these columns short.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from bigmm.columns import Array
 from bigmm.solver import tiles, traces
 from bigmm.solver.layout import Leaves, Root
+from bigmm.solver.root_order import RootOrder
 from bigmm.solver.threads import loop_threads, looping
 
 
@@ -55,7 +56,10 @@ class ByInverse:
 
 
 class ByInverseFactor:
-    """L^-1, of which S^-1 is the square."""
+    """L^-1, of which S^-1 is the square; the matrix that was factored stood in this order."""
+
+    def __init__(self, order: RootOrder) -> None:
+        self._order = order
 
     def invert(self, S: Array, threads: int, work: Array) -> None:
         """L^-1 transposed, an upper triangle."""
@@ -63,11 +67,12 @@ class ByInverseFactor:
 
     def leaf_traces(self, S: Array, leaves: Leaves, G: Array) -> Array:
         """Sum of the squares of L^-1 G_j'."""
-        k, r = G.shape[1], len(S)
+        k, r, order = G.shape[1], len(S), self._order
         out = np.empty((-(-r // traces.PANEL), k, k))
-        threads = loop_threads(0.5 * r * G.size)  # more than the other loops over leaves deserve
+        threads = loop_threads(order.products)  # more than the other loops over leaves deserve
         with looping(threads):
-            traces.from_inverse_factor(leaves.indptr, leaves.indices, G, S, np.empty((threads, r, traces.PANEL)), out)
+            work = np.empty((threads, r, traces.PANEL))
+            traces.from_inverse_factor(leaves.indptr, leaves.indices, order.entries, order.places, G, S, work, out)
         return np.asarray(out.sum(axis=0))
 
     def diagonal_blocks(self, S: Array, root: Root) -> list[Array]:

@@ -12,9 +12,10 @@ from scipy.linalg.blas import dtrsm
 from bigmm.columns import Array
 from bigmm.solver import assembly, elimination, tiles
 from bigmm.solver.cholmod import NotPositiveDefiniteError
-from bigmm.solver.costs import inverse_factor_pays
+from bigmm.solver.costs import inverse_factor_pays, order_pays
 from bigmm.solver.dense_inverse import ByInverse, ByInverseFactor, DenseInverse
 from bigmm.solver.layout import Leaves, Root
+from bigmm.solver.root_order import RootOrder, root_order
 from bigmm.solver.threads import blas_limit, dense_threads, tiny
 
 
@@ -27,8 +28,10 @@ class DenseRoot:
         self._logdet = 0.0
         self._work = np.empty(tiles.work_size(root.r))
         self._threads = dense_threads(root.r)
-        by_factor = leaves is not None and inverse_factor_pays(root.r, leaves)
-        self._inverse: DenseInverse = ByInverseFactor() if by_factor else ByInverse()
+        self._order: RootOrder | None = None
+        if leaves is not None and inverse_factor_pays(root.r, leaves):
+            self._order = root_order(leaves, natural=not order_pays(root.r, leaves))
+        self._inverse: DenseInverse = ByInverse() if self._order is None else ByInverseFactor(self._order)
         self._alone: Callable[[], AbstractContextManager[object]] = nullcontext if tiny(root.r) else blas_limit(1)
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
@@ -39,6 +42,8 @@ class DenseRoot:
         entries = (found.root_indptr, found.root_leaves, found.root_entries, found.indptr, found.indices)
         elimination.subtract_into_dense(found.work_order, numba.get_num_threads(), *entries, B, self._S)
         self._add_own(templates)
+        if self._order is not None:
+            self._order.permute(self._S)
 
     def assemble_onto(self, templates: Sequence[Array], eliminated: Array) -> None:
         """Write S; `eliminated` is minus sum_j B_j'B_j, its upper triangle."""
@@ -66,14 +71,15 @@ class DenseRoot:
         return self._logdet
 
     def solve_L(self, b: Array) -> Array:
-        """L^-1 b."""
+        """L^-1 P b."""
         with self._alone():
-            return np.asarray(dtrsm(1.0, self._S.T, b, lower=1))
+            return np.asarray(dtrsm(1.0, self._S.T, b if self._order is None else self._order.into(b), lower=1))
 
     def solve_Lt(self, b: Array) -> Array:
-        """L^-T b."""
+        """P'L^-T b."""
         with self._alone():
-            return np.asarray(dtrsm(1.0, self._S.T, b, lower=1, trans_a=1))
+            u = np.asarray(dtrsm(1.0, self._S.T, b, lower=1, trans_a=1))
+        return u if self._order is None else self._order.out_of(u)
 
     def invert(self) -> None:
         """S^-1, or L^-1, in place of L."""
@@ -82,7 +88,8 @@ class DenseRoot:
 
     @property
     def L(self) -> Array:
-        """The factor, its lower triangle; after `factorize`."""
+        """The factor, its lower triangle; after `factorize`, of a root whose leaves are elsewhere."""
+        assert self._leaves is None
         return self._S.T
 
     @property

@@ -22,7 +22,8 @@ class Alternative:
     name : str
         "leaves" (there is nothing but the leading factor), "leaves + dense root", "leaves + sparse root" or "whole matrix".
     order : str
-        Order of elimination in the root (or in the whole matrix): "natural", or CHOLMOD's default or "metis".
+        Order of elimination in the root (or in the whole matrix): "natural", "few leaves first" (in each factor, levels that
+        few leaves meet before those that many meet), or CHOLMOD's default or "metis".
     root : int
         Columns of the root.
     nnz_L : int or None

@@ -80,16 +80,23 @@ def test_the_root_by_its_inverse_and_by_that_of_its_factor(formula: str, reml: b
     frame["i"] = np.minimum(rng.geometric(0.2, 2000), 9)
     frame["y"] = rng.normal(size=200)[frame["g"]] + rng.normal(size=90)[frame["h"]] * frame["x"] + rng.normal(size=2000)
     cp = bigmm.reduce(formula, frame, client=0)
-    found = []
-    for pays in (False, True):
+    found, effects = [], []
+    for pays, ordered in ((False, False), (True, False), (True, True)):
         monkeypatch.setattr("bigmm.solver.dense_root.inverse_factor_pays", lambda *_, pays=pays: pays)
+        monkeypatch.setattr("bigmm.solver.dense_root.order_pays", lambda *_, ordered=ordered: ordered)
         model = cp.model(reml=reml)
         model.pls.factor = DenseRoot(model.pls.layout.root, model.pls.layout.leaves)
-        found.append(model.differentiate(model.evaluate(somewhere(model))[1], model.units))
-    whole, by_factor = found
-    np.testing.assert_allclose(by_factor.gradient, whole.gradient, rtol=1e-10, atol=1e-10 * np.abs(whole.gradient).max())
-    for one, other in zip(by_factor.K, whole.K, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * np.abs(other).max())
+        _, evaluation = model.evaluate(somewhere(model))
+        effects.append([*model.pls.solve(evaluation).b, *model.pls.conditional_variances()])
+        found.append(model.differentiate(evaluation, model.units))
+    whole, *by_factor = found
+    for derivatives in by_factor:
+        np.testing.assert_allclose(derivatives.gradient, whole.gradient, rtol=1e-10, atol=1e-10 * np.abs(whole.gradient).max())
+        for one, other in zip(derivatives.K, whole.K, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * np.abs(other).max())
+    for others in effects[1:]:
+        for one, other in zip(others, effects[0], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10 * np.abs(other).max())
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)

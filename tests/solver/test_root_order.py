@@ -1,0 +1,77 @@
+"""The order of a dense root's columns, and a matrix that is put into it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bigmm
+from bigmm.solver.dense_root import DenseRoot
+from bigmm.solver.layout import Leaves, lay_out
+from bigmm.solver.root_order import RootOrder, inverse_factor_products, root_order
+
+
+def _popular(n: int = 4000) -> pd.DataFrame:
+    """Two factors of the root, whose levels differ widely in how many leaves meet them."""
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"a": rng.integers(0, 400, n), "x": rng.normal(size=n)})
+    frame["b"] = rng.permutation(150)[np.minimum(rng.geometric(0.03, n), 149)]
+    frame["c"] = rng.permutation(40)[np.minimum(rng.geometric(0.1, n), 39)]
+    return frame.assign(y=rng.normal(size=n))
+
+
+def _leaves(formula: str) -> Leaves:
+    found = lay_out(bigmm.reduce(formula, _popular(), client=0).model().selected.blocks).leaves
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("r", [1, 2, 63, 64, 65, 200])
+def test_a_matrix_is_permuted_in_place(r: int) -> None:
+    """Below the diagonal there may be anything."""
+    rng = np.random.default_rng(r)
+    for columns in (rng.permutation(r), np.roll(np.arange(r), 1), np.arange(r)[::-1].copy(), np.arange(r)):
+        whole = rng.normal(size=(r, r))
+        whole = whole + whole.T
+        S = np.triu(whole) + np.tril(np.full((r, r), np.nan), -1)
+        RootOrder(columns.astype(np.int32), np.argsort(columns).astype(np.int32), np.zeros(0, np.uint16), False, 0.0).permute(S)
+        np.testing.assert_array_equal(np.triu(S), np.triu(whole[np.ix_(columns, columns)]))
+
+
+@pytest.mark.parametrize("natural", [False, True])
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | a) + (1 | b)", "y ~ x + (x | a) + (x | b) + (1 | c)"])
+def test_levels_of_many_leaves_stand_last_in_their_factor(formula: str, natural: bool) -> None:
+    leaves = _leaves(formula)
+    order, counts = root_order(leaves, natural=natural), np.diff(leaves.root_indptr)
+    assert sorted(order.columns) == list(range(len(counts)))
+    np.testing.assert_array_equal(order.columns[order.places], np.arange(len(counts)))
+    first = [pair.first for pair in leaves.pairs]
+    for start, end, pair in zip(first, [*first[1:], len(counts)], leaves.pairs, strict=True):
+        columns = order.columns[start:end].reshape(-1, pair.k)
+        assert columns.min() == start
+        np.testing.assert_array_equal(columns - columns[:, :1], np.tile(np.arange(pair.k), (len(columns), 1)))
+        assert (np.diff(counts[columns[:, 0]]) >= 0).all() != natural
+    for j in range(len(leaves.indptr) - 1):
+        own = leaves.indices[leaves.indptr[j] : leaves.indptr[j + 1]]
+        entries = order.entries[leaves.indptr[j] : leaves.indptr[j + 1]]
+        np.testing.assert_array_equal(order.places[own[entries]], np.sort(order.places[own]))
+    assert order.products == sum(counts[c] * (len(counts) - place) for place, c in enumerate(order.columns)) * leaves.ZtZ.shape[1]
+
+
+def test_few_products_are_left_where_few_levels_have_most_entries() -> None:
+    leaves = _leaves("y ~ x + (1 | a) + (1 | b)")
+    natural, ordered = (inverse_factor_products(leaves, natural=natural) for natural in (True, False))
+    assert ordered < 0.6 * natural
+
+
+def test_the_plan_says_in_which_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    cp = bigmm.reduce("y ~ x + (1 | a) + (1 | b)", _popular(), client=0)
+    for pays, name in ((False, "natural"), (True, "few leaves first")):
+        for place in ("planning", "dense_root"):
+            monkeypatch.setattr(f"bigmm.solver.{place}.order_pays", lambda *_, pays=pays: pays)
+        model = cp.model()
+        assert model.plan().chosen.order == name
+        assert isinstance(model.pls.factor, DenseRoot)
+        assert model.pls.factor._order is not None
+        assert model.pls.factor._order.natural != pays
