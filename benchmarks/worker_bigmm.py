@@ -112,6 +112,9 @@ def warm_up() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bigmm.reduce("y ~ x + f + (x|g) + (f|h)", data, client=0).save(f"{folder}/crossproducts")
         bigmm.load(f"{folder}/crossproducts").fit()
+    popular = (300 * rng.random(30_000) ** 3).astype(int)  # a dense root in an order of its own
+    data = pd.DataFrame({"y": rng.standard_normal(30_000), "g": rng.integers(600, size=30_000), "h": popular})
+    bigmm.lmer("y ~ 1 + (1|g) + (1|h)", data, client=0)
 
 
 def factor_bytes(cp: CrossProducts, *, reml: bool) -> float:
