@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from bigmm.solver.cholmod import SparseFactor
 from bigmm.solver.layout import Index, Layout, Leaves
-from bigmm.solver.root_order import inverse_factor_products
+from bigmm.solver.root_order import root_columns
 from bigmm.solver.threads import dense_threads, front_threads, loop_threads
 from bigmm.solver.tiles import work_size
 from bigmm.solver.traces import PANEL
+
+#: What a gradient takes of a dense root: S^-1, or L^-1 with the root's columns as they are laid out or in an order of their own.
+DenseInverseOf: TypeAlias = Literal["S^-1", "L^-1", "L^-1, few leaves first"]
 
 # Rates of one core, an EPYC of 2022 at 2.6 GHz with OpenBLAS; others differ by a factor of two, alternatives by far more.
 #: Products that leaves add to S a second: gathers and scatters in the cache, 0.45 to 0.65e9.
@@ -104,33 +108,46 @@ def cost_of_dense(r: int, leaves: Leaves | None = None) -> Cost:
     """A dense root: its factor and, for the gradient, an inverse in its place and the traces of the leaves with it."""
     flops = r**3 / 3.0
     own = Cost(r * (r + 1) // 2, 8 * (r * r + work_size(r)), flops, seconds=flops / _DENSE / dense_threads(r))
-    return own + (_by_inverse_factor(r, leaves) if leaves is not None and inverse_factor_pays(r, leaves) else _by_inverse(r, leaves))
+    if leaves is None:
+        return own + _by_inverse(r)
+    way = cheapest_inverse(r, leaves)
+    if way == "S^-1":
+        return own + _by_inverse(r) + cost_of_traces(leaves)
+    ordering = Cost(seconds=_ordering(r)) if way == "L^-1, few leaves first" else Cost()
+    return own + ordering + _by_inverse_factor(r, leaves, way)
 
 
-def inverse_factor_pays(r: int, leaves: Leaves) -> bool:
-    """Whether the gradient is had faster by L^-1 than by S^-1 of a dense root: on one thread, for the choice decides the last bits."""
-    panels, products = _inverse_factor_products(r, leaves), leaves.products * leaves.ZtZ.shape[1]
-    return bool(panels / _PANEL_PRODUCTS < r**3 / 3.0 / _DENSE + products / _PRODUCTS)
+def cheapest_inverse(r: int, leaves: Leaves) -> DenseInverseOf:
+    """What gives the gradient of a dense root soonest: on one thread, for the choice decides the last bits."""
+    half, seconds = r**3 / 3.0 / _DENSE, leaves.products * leaves.ZtZ.shape[1] / _PRODUCTS
+    ways: dict[DenseInverseOf, float] = {
+        "S^-1": 2.0 * half + seconds,
+        "L^-1": half + panel_products(leaves, few_leaves_first=False) / _PANEL_PRODUCTS,
+        "L^-1, few leaves first": half + panel_products(leaves, few_leaves_first=True) / _PANEL_PRODUCTS + _ordering(r),
+    }
+    return min(ways, key=ways.__getitem__)
 
 
-def order_pays(r: int, leaves: Leaves) -> bool:
-    """Whether columns of a dense root in an order of their own save the gradient more than the three passes take that put S into it."""
-    natural, ordered = (inverse_factor_products(leaves, natural=natural) for natural in (True, False))
-    return bool((natural - ordered) / _PANEL_PRODUCTS > 3 * _TOUCH * r * r)
+def panel_products(leaves: Leaves, *, few_leaves_first: bool) -> float:
+    """Multiplications of the leaves with L^-1, panel by panel, and of what they give with itself."""
+    columns, k = root_columns(leaves, few_leaves_first=few_leaves_first), leaves.ZtZ.shape[1]
+    panels = -(-len(columns) // PANEL)
+    met = np.diff(leaves.root_indptr)[columns] @ (panels - np.arange(len(columns)) // PANEL)
+    return float(PANEL * (k * met + (k + k * (k + 1) / 2) * panels * len(leaves.ZtZ)))
 
 
-def _inverse_factor_products(r: int, leaves: Leaves) -> float:
-    return inverse_factor_products(leaves, natural=not order_pays(r, leaves))
+def _ordering(r: int) -> float:
+    """Seconds that put S into an order: three passes."""
+    return 3 * _TOUCH * r * r
 
 
-def _by_inverse(r: int, leaves: Leaves | None) -> Cost:
+def _by_inverse(r: int) -> Cost:
     flops = 2.0 * r**3 / 3.0
-    own = Cost(gradient_flops=flops, gradient_seconds=flops / _DENSE / dense_threads(r))
-    return own if leaves is None else own + cost_of_traces(leaves)
+    return Cost(gradient_flops=flops, gradient_seconds=flops / _DENSE / dense_threads(r))
 
 
-def _by_inverse_factor(r: int, leaves: Leaves) -> Cost:
-    flops, products = r**3 / 3.0, _inverse_factor_products(r, leaves)
+def _by_inverse_factor(r: int, leaves: Leaves, way: DenseInverseOf) -> Cost:
+    flops, products = r**3 / 3.0, panel_products(leaves, few_leaves_first=way == "L^-1, few leaves first")
     threads = loop_threads(products)
     seconds = flops / _DENSE / dense_threads(r) + products / _PANEL_PRODUCTS / threads
     places = 2 * len(leaves.indices)

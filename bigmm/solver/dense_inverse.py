@@ -12,6 +12,7 @@ import numpy as np
 
 from bigmm.columns import Array
 from bigmm.solver import tiles, traces
+from bigmm.solver.costs import panel_products
 from bigmm.solver.layout import Leaves, Root
 from bigmm.solver.root_order import RootOrder
 from bigmm.solver.threads import loop_threads, looping
@@ -69,7 +70,7 @@ class ByInverseFactor:
         """Sum of the squares of L^-1 G_j'."""
         k, r, order = G.shape[1], len(S), self._order
         out = np.empty((-(-r // traces.PANEL), k, k))
-        threads = loop_threads(order.products)  # more than the other loops over leaves deserve
+        threads = loop_threads(panel_products(leaves, few_leaves_first=not order.natural))  # more than the other loops over leaves deserve
         with looping(threads):
             work = np.empty((threads, r, traces.PANEL))
             traces.from_inverse_factor(leaves.indptr, leaves.indices, order.entries, order.places, G, S, work, out)

@@ -12,7 +12,7 @@ from scipy.linalg.blas import dtrsm
 from bigmm.columns import Array
 from bigmm.solver import assembly, elimination, tiles
 from bigmm.solver.cholmod import NotPositiveDefiniteError
-from bigmm.solver.costs import inverse_factor_pays, order_pays
+from bigmm.solver.costs import cheapest_inverse
 from bigmm.solver.dense_inverse import ByInverse, ByInverseFactor, DenseInverse
 from bigmm.solver.layout import Leaves, Root
 from bigmm.solver.root_order import RootOrder, root_order
@@ -20,7 +20,10 @@ from bigmm.solver.threads import blas_limit, dense_threads, tiny
 
 
 class DenseRoot:
-    """S as a full square array of which the upper triangle (in C order) is used; L and then an inverse take its place."""
+    """S as a full square array of which the upper triangle (in C order) is used; L and then an inverse take its place.
+
+    They stand in the order of a `RootOrder` (P below) where that makes the gradient cheaper.
+    """
 
     def __init__(self, root: Root, leaves: Leaves | None) -> None:
         self._root, self._leaves = root, leaves
@@ -29,8 +32,8 @@ class DenseRoot:
         self._work = np.empty(tiles.work_size(root.r))
         self._threads = dense_threads(root.r)
         self._order: RootOrder | None = None
-        if leaves is not None and inverse_factor_pays(root.r, leaves):
-            self._order = root_order(leaves, natural=not order_pays(root.r, leaves))
+        if leaves is not None and (way := cheapest_inverse(root.r, leaves)) != "S^-1":
+            self._order = root_order(leaves, natural=way == "L^-1")
         self._inverse: DenseInverse = ByInverse() if self._order is None else ByInverseFactor(self._order)
         self._alone: Callable[[], AbstractContextManager[object]] = nullcontext if tiny(root.r) else blas_limit(1)
 
@@ -63,7 +66,7 @@ class DenseRoot:
         with self._alone():
             failed = tiles.factorize(self._S, self._threads)
         if failed:
-            raise NotPositiveDefiniteError(f"leading minor {failed} of the root is not positive")
+            raise NotPositiveDefiniteError(f"the root is not positive definite: leading minor {failed} of its order")
         self._logdet = float(2.0 * np.log(_diagonal(self._S)).sum())
 
     def logdet(self) -> float:

@@ -57,6 +57,8 @@ class Derivatives:
         What the Hessian in these entries has beside the average information, among grouping factors of few levels; zero elsewhere.
     levels : tuple of int
         Of each grouping factor.
+    rounding : float
+        What the objective loses to that of pwrss, within a factor of ten: much where the fixed effects explain nearly all of y.
     """
 
     gradient: Array
@@ -66,6 +68,7 @@ class Derivatives:
     information: Array
     gap: Array
     levels: tuple[int, ...]
+    rounding: float
 
 
 @dataclass(slots=True)
@@ -118,7 +121,8 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
     known = np.array([g in few for g, _, _ in pls.covariance.entries])
     gap = np.where(np.outer(known, known), nu / evaluation.pwrss * FPF - pairs, 0.0)
     levels = tuple(group.q for group in pls.blocks.groups)
-    return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), tuple(moments), information, gap, levels)
+    rounding = nu * float(np.finfo(np.float64).eps) * float(evaluation.rest[-1, -1]) / evaluation.pwrss
+    return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), tuple(moments), information, gap, levels, rounding)
 
 
 def _sums(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Array) -> _Sums:

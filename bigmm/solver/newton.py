@@ -46,7 +46,7 @@ _ABSURD = 30.0
 _STALLED = 3
 #: Such a search has converged when a step could lower the objective by no more than this, beside rounding.
 _CERTAIN = 1e-6
-#: However large the rounding, more than this is not taken for it.
+#: However large the rounding, more than this is not taken for it, unless it is that of pwrss, which is known better.
 _HIDDEN = 1e-3
 #: A last step that changes no entry of theta by more than this part of it leaves nothing to gain.
 _TINY = 1e-10
@@ -169,7 +169,8 @@ class _Search:
 
     def noise(self, point: Point) -> float:
         """Rounding of the objective."""
-        return max(1e-14 * abs(point.objective), self.blocks.rounding(point.theta, point.derivatives.levels))
+        derivatives = point.derivatives
+        return max(1e-14 * abs(point.objective), self.blocks.rounding(point.theta, derivatives.levels), derivatives.rounding)
 
     def slack(self, point: Point) -> float:
         """How much higher a last step may end, which the objective is too coarse to judge."""
@@ -177,7 +178,7 @@ class _Search:
 
     def hidden(self, point: Point) -> float:
         """What a step may promise that rounding hides."""
-        return _CERTAIN + min(10.0 * self.noise(point), _HIDDEN)
+        return _CERTAIN + max(min(10.0 * self.noise(point), _HIDDEN), point.derivatives.rounding)
 
     def ended(self, point: Point, decrement: float, *, converged: bool, reason: str) -> Minimum:
         """The search ends at a point."""

@@ -16,7 +16,7 @@ import numpy as np
 from bigmm.solver import placement
 from bigmm.solver.blocks import ModelBlocks
 from bigmm.solver.cholmod import Ordering, SparseFactor
-from bigmm.solver.costs import Cost, cost_of_dense, cost_of_layout, cost_of_sparse, cost_of_traces, inverse_factor_pays, order_pays
+from bigmm.solver.costs import Cost, cheapest_inverse, cost_of_dense, cost_of_layout, cost_of_sparse, cost_of_traces
 from bigmm.solver.dense_root import DenseRoot
 from bigmm.solver.layout import Layout, lay_out
 from bigmm.solver.memory import available_memory
@@ -128,10 +128,9 @@ class _Planner:
     def _add_dense(self) -> None:
         root, leaves = self.layout.root, self.layout.leaves
         assert leaves is not None
-        few_first = inverse_factor_pays(root.r, leaves) and order_pays(root.r, leaves)
         self._add(
             "leaves + dense root",
-            "few leaves first" if few_first else "natural",
+            "few leaves first" if cheapest_inverse(root.r, leaves) == "L^-1, few leaves first" else "natural",
             self.layout,
             cost_of_dense(root.r, leaves),
             lambda: Arrangement(self.layout, DenseRoot(root, leaves)),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import solve_triangular
 
 from bigmm.columns import Array
 from bigmm.solver.between import gram_of_levels, taken
@@ -68,15 +69,17 @@ class Evaluation:
 
     @property
     def beta(self) -> Array:
-        """Fixed effects: R_X beta = c_beta, refined once by what they leave of the normal equations, in extended precision.
+        """Fixed effects: R_X beta = c_beta, refined once by what they leave of the normal equations.
 
-        (Where columns of X are nearly dependent the rounding of the factor takes more digits than that of the crossproducts;
-        Higham 2002, Accuracy and Stability of Numerical Algorithms, chapter 12.)
+        That takes extended precision, where the machine has it. (Where columns of X are nearly dependent the rounding of the factor
+        takes more digits than that of the crossproducts; Higham 2002, Accuracy and Stability of Numerical Algorithms, chapter 12.)
         """
-        beta = np.linalg.solve(self.RX, self.R[:-1, -1])
+        if len(self.R) == 1:
+            return np.zeros(0)
+        beta = solve_triangular(self.RX, self.R[:-1, -1], check_finite=False)
         left = self.rest[:-1, -1] - self.rest[:-1, :-1].astype(np.longdouble) @ beta
-        step = np.linalg.solve(self.RX.T, left.astype(np.float64))
-        return np.asarray(beta + np.linalg.solve(self.RX, step), dtype=np.float64)
+        step = solve_triangular(self.RX, left.astype(np.float64), trans=1, check_finite=False)
+        return np.asarray(beta + solve_triangular(self.RX, step, check_finite=False), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,7 +23,7 @@ from bigmm.solver.derivatives import Derivatives
 #: Theta to the objective, and what gives its derivatives there.
 Evaluate: TypeAlias = Callable[[Array], "tuple[float, Callable[[], Derivatives]]"]
 
-_FORMAT = 5
+_FORMAT = 6
 #: Derivatives that hold one array a grouping factor.
 _TUPLES = ("K", "Q", "moments")
 #: Those that are one array.
@@ -133,10 +133,15 @@ def _whole_lines(file: Path) -> list[bytes]:
 def _to_json(found: Derivatives) -> dict[str, Any]:
     """JSON writes floats so that they are read back to the bit."""
     arrays = {name: getattr(found, name).tolist() for name in _ARRAYS}
-    return {**arrays, **{name: [part.tolist() for part in getattr(found, name)] for name in _TUPLES}, "levels": found.levels}
+    return {
+        **arrays,
+        **{name: [part.tolist() for part in getattr(found, name)] for name in _TUPLES},
+        "levels": found.levels,
+        "rounding": found.rounding,
+    }
 
 
 def _from_json(record: Mapping[str, Any]) -> Derivatives:
     lists: dict[str, Any] = {name: tuple(np.array(part) for part in record[name]) for name in _TUPLES}
     arrays: dict[str, Any] = {name: np.array(record[name]) for name in _ARRAYS}
-    return Derivatives(**arrays, **lists, levels=tuple(record["levels"]))
+    return Derivatives(**arrays, **lists, levels=tuple(record["levels"]), rounding=record["rounding"])

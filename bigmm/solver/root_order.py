@@ -1,7 +1,7 @@
 """The order of a dense root's columns for a gradient by L^-1: in each factor, levels that few leaves meet before those that many meet.
 
 Column c of L^-1 begins at row c, so that an entry of a leaf in it costs r - c multiplications. Where a few levels have most
-of the entries, as popular items do, the leaves' part of a gradient takes a quarter of them in this order.
+of the entries, as popular items do, this order leaves a quarter of these multiplications.
 """
 
 from __future__ import annotations
@@ -37,15 +37,12 @@ class RootOrder:
         The entries of each leaf by the places of their columns, counted from the leaf's first entry.
     natural : bool
         Every column is where the layout has it.
-    products : float
-        Multiplications of the leaves with L^-1.
     """
 
     columns: Index
     places: Index
     entries: LeafEntries
     natural: bool
-    products: float
 
     def permute(self, S: Array) -> None:
         """Put a symmetric matrix, of which the upper triangle is given, into this order; the lower triangle is lost."""
@@ -65,7 +62,7 @@ class RootOrder:
 
 def root_order(leaves: Leaves, *, natural: bool) -> RootOrder:
     """Order the columns, unless they shall stay where they are, and the entries of each leaf with them."""
-    columns = _columns(leaves, natural)
+    columns = root_columns(leaves, few_leaves_first=not natural)
     places = np.empty_like(columns)
     places[columns] = np.arange(len(columns), dtype=np.int32)
     longest = int(np.diff(leaves.indptr).max(initial=0))
@@ -73,17 +70,12 @@ def root_order(leaves: Leaves, *, natural: bool) -> RootOrder:
     if longest > np.iinfo(np.uint16).max:
         entries = np.empty(len(leaves.indices), dtype=np.uint32)
     _order_entries(columns, leaves.root_indptr, leaves.root_leaves, leaves.root_entries, leaves.indptr, leaves.indptr[:-1].copy(), entries)
-    return RootOrder(columns, places, entries, natural, inverse_factor_products(leaves, natural=natural))
+    return RootOrder(columns, places, entries, natural)
 
 
-def inverse_factor_products(leaves: Leaves, *, natural: bool) -> float:
-    """Multiplications of the leaves with L^-1 in one of the orders."""
-    entries = np.diff(leaves.root_indptr)[_columns(leaves, natural)]
-    return float(entries @ np.arange(len(entries), 0, -1) * leaves.ZtZ.shape[1])
-
-
-def _columns(leaves: Leaves, natural: bool) -> npt.NDArray[np.int32]:
-    if natural:
+def root_columns(leaves: Leaves, *, few_leaves_first: bool) -> npt.NDArray[np.int32]:
+    """Columns of the root as they are laid out, or in each factor by the number of leaves that meet their level."""
+    if not few_leaves_first:
         return np.arange(len(leaves.root_indptr) - 1, dtype=np.int32)
     counts, ends = np.diff(leaves.root_indptr), [*(pair.first for pair in leaves.pairs[1:]), len(leaves.root_indptr) - 1]
     found = []

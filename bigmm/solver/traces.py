@@ -150,11 +150,11 @@ def from_inverse_factor(
     """As `from_dense`, by (L^-1 G_j')'(L^-1 G_j'), into `out` (panels, k, k); the upper triangle of `L` (r, r) holds L^-1'.
 
     A thread owns panels of columns, each copied to its room in `work` (threads, r, PANEL). `entries` and `places` are those
-    of the `RootOrder` in which L stands: from one panel to the next more entries of a leaf count, and none less.
+    of the `RootOrder` in which L stands.
     """
     q, r, k, threads = len(indptr) - 1, len(L), G.shape[1], len(work)
     for w in numba.prange(threads):
-        panel, x, ends = work[w], np.empty((k, PANEL)), indptr[:-1].copy()
+        panel, x = work[w], np.empty((k, PANEL))
         for p in range(w, len(out), threads):
             start, stop = p * PANEL, min(p * PANEL + PANEL, r)
             _copy_panel(L, start, stop, panel)
@@ -162,13 +162,11 @@ def from_inverse_factor(
                 for b in range(k):
                     out[p, a, b] = 0.0
             for j in range(q):
-                first, last, end = indptr[j], indptr[j + 1], ends[j]
-                while end < last and places[indices[first + entries[end]]] < stop:  # they are in order
-                    end += 1
-                if end == first:
+                first, last = indptr[j], indptr[j + 1]
+                n = _entries_before(stop, indices[first:last], entries[first:last], places)
+                if n == 0:
                     continue
-                ends[j] = end
-                _add_rows(indices[first:], entries[first:end], places, G[first:], panel, x)
+                _add_rows(indices[first:last], entries[first : first + n], places, G[first:last], panel, x)
                 for a in range(k):
                     for b in range(a + 1):
                         total = 0.0
@@ -178,6 +176,19 @@ def from_inverse_factor(
             for a in range(k):
                 for b in range(a):
                     out[p, b, a] = out[p, a, b]
+
+
+@loop_part
+def _entries_before(stop: int, indices: Index, entries: LeafEntries, places: Index) -> int:
+    """How many entries of a leaf stand before a place; they are in order."""
+    low, high = 0, len(entries)
+    while low < high:
+        middle = (low + high) // 2
+        if places[indices[entries[middle]]] < stop:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @loop_part

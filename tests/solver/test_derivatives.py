@@ -81,9 +81,8 @@ def test_the_root_by_its_inverse_and_by_that_of_its_factor(formula: str, reml: b
     frame["y"] = rng.normal(size=200)[frame["g"]] + rng.normal(size=90)[frame["h"]] * frame["x"] + rng.normal(size=2000)
     cp = bigmm.reduce(formula, frame, client=0)
     found, effects = [], []
-    for pays, ordered in ((False, False), (True, False), (True, True)):
-        monkeypatch.setattr("bigmm.solver.dense_root.inverse_factor_pays", lambda *_, pays=pays: pays)
-        monkeypatch.setattr("bigmm.solver.dense_root.order_pays", lambda *_, ordered=ordered: ordered)
+    for way in ("S^-1", "L^-1", "L^-1, few leaves first"):
+        monkeypatch.setattr("bigmm.solver.dense_root.cheapest_inverse", lambda *_, way=way: way)
         model = cp.model(reml=reml)
         model.pls.factor = DenseRoot(model.pls.layout.root, model.pls.layout.leaves)
         _, evaluation = model.evaluate(somewhere(model))

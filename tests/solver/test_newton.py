@@ -503,3 +503,20 @@ def test_random_effects_that_could_explain_every_row(seed: int) -> None:
     assert fit.converged
     assert fit.nevals <= 30
     assert fit.objective <= min(other.objective for other in others) + ATOL
+
+
+@pytest.mark.filterwarnings("ignore::bigmm.PrecisionWarning")  # which the data deserve
+@pytest.mark.parametrize("size", [1e3, 1e4, 1e5, 1e6])
+@pytest.mark.parametrize("seed", range(6))
+def test_fixed_effects_that_explain_nearly_all_make_no_search_long(seed: int, size: float) -> None:
+    """What rounding of the residual sum of squares hides is not looked for: theta is known to the square root of it."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"x": size * rng.normal(size=200), "g": np.repeat(np.arange(20), 10)})
+    frame["small"] = 3.0 * rng.normal(size=20)[frame["g"]] + rng.normal(size=200)
+    frame["y"] = frame["x"] + frame["small"]
+    fit = bigmm.lmer("y ~ x + (1 | g)", frame, client=0)
+    plain = bigmm.lmer("small ~ x + (1 | g)", frame, client=0)
+    assert fit.converged
+    assert fit.nevals <= 25
+    hidden = 200 * np.finfo(float).eps * size**2
+    np.testing.assert_allclose([*fit.theta, fit.sigma], [*plain.theta, plain.sigma], rtol=np.sqrt(hidden))

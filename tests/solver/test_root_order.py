@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 import bigmm
+from bigmm.solver.costs import cheapest_inverse, panel_products
 from bigmm.solver.dense_root import DenseRoot
 from bigmm.solver.layout import Leaves, lay_out
-from bigmm.solver.root_order import RootOrder, inverse_factor_products, root_order
+from bigmm.solver.root_order import RootOrder, root_order
+from bigmm.solver.traces import PANEL
 
 
 def _popular(n: int = 4000) -> pd.DataFrame:
@@ -35,7 +37,7 @@ def test_a_matrix_is_permuted_in_place(r: int) -> None:
         whole = rng.normal(size=(r, r))
         whole = whole + whole.T
         S = np.triu(whole) + np.tril(np.full((r, r), np.nan), -1)
-        RootOrder(columns.astype(np.int32), np.argsort(columns).astype(np.int32), np.zeros(0, np.uint16), False, 0.0).permute(S)
+        RootOrder(columns.astype(np.int32), np.argsort(columns).astype(np.int32), np.zeros(0, np.uint16), False).permute(S)
         np.testing.assert_array_equal(np.triu(S), np.triu(whole[np.ix_(columns, columns)]))
 
 
@@ -56,22 +58,47 @@ def test_levels_of_many_leaves_stand_last_in_their_factor(formula: str, natural:
         own = leaves.indices[leaves.indptr[j] : leaves.indptr[j + 1]]
         entries = order.entries[leaves.indptr[j] : leaves.indptr[j + 1]]
         np.testing.assert_array_equal(order.places[own[entries]], np.sort(order.places[own]))
-    assert order.products == sum(counts[c] * (len(counts) - place) for place, c in enumerate(order.columns)) * leaves.ZtZ.shape[1]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_products_are_counted_by_panels(first: bool) -> None:
+    """Each entry of a leaf meets the panel in which its column begins and all after it; each leaf's rows meet one another in each."""
+    leaves = _leaves("y ~ x + (x | a) + (x | b) + (1 | c)")
+    r, k = len(leaves.root_indptr) - 1, 2
+    places = root_order(leaves, natural=not first).places
+    panels = [range(start, min(start + PANEL, r)) for start in range(0, r, PANEL)]
+    expected = 0.0
+    for own in np.split(leaves.indices, leaves.indptr[1:-1]):
+        expected += sum(PANEL * (k * (places[own] < panel.stop).sum() + k + k * (k + 1) / 2) for panel in panels)
+    assert panel_products(leaves, few_leaves_first=first) == expected
 
 
 def test_few_products_are_left_where_few_levels_have_most_entries() -> None:
-    leaves = _leaves("y ~ x + (1 | a) + (1 | b)")
-    natural, ordered = (inverse_factor_products(leaves, natural=natural) for natural in (True, False))
-    assert ordered < 0.6 * natural
+    rng = np.random.default_rng(4)
+    popular = rng.permutation(2000)[(2000 * rng.random(100_000) ** 3).astype(int)]
+    frame = pd.DataFrame({"a": rng.integers(0, 2500, 100_000), "b": popular, "y": rng.normal(size=100_000)})
+    leaves = lay_out(bigmm.reduce("y ~ 1 + (1 | a) + (1 | b)", frame, client=0).model().selected.blocks).leaves
+    assert leaves is not None
+    natural, ordered = (panel_products(leaves, few_leaves_first=first) for first in (False, True))
+    assert ordered < 2 / 3 * natural
+
+
+def test_short_leaves_are_looked_up_in_the_inverse() -> None:
+    """Where every leaf has an entry or two, the panels of L^-1 would be gone through for next to nothing."""
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"a": np.arange(40_000) // 2, "b": rng.integers(0, 200, 40_000), "y": rng.normal(size=40_000)})
+    leaves = lay_out(bigmm.reduce("y ~ 1 + (1 | a) + (1 | b)", frame, client=0).model().selected.blocks).leaves
+    assert leaves is not None
+    assert cheapest_inverse(200, leaves) == "S^-1"
 
 
 def test_the_plan_says_in_which_order(monkeypatch: pytest.MonkeyPatch) -> None:
     cp = bigmm.reduce("y ~ x + (1 | a) + (1 | b)", _popular(), client=0)
-    for pays, name in ((False, "natural"), (True, "few leaves first")):
+    for way, name in (("L^-1", "natural"), ("L^-1, few leaves first", "few leaves first")):
         for place in ("planning", "dense_root"):
-            monkeypatch.setattr(f"bigmm.solver.{place}.order_pays", lambda *_, pays=pays: pays)
+            monkeypatch.setattr(f"bigmm.solver.{place}.cheapest_inverse", lambda *_, way=way: way)
         model = cp.model()
         assert model.plan().chosen.order == name
         assert isinstance(model.pls.factor, DenseRoot)
         assert model.pls.factor._order is not None
-        assert model.pls.factor._order.natural != pays
+        assert model.pls.factor._order.natural == (name == "natural")
