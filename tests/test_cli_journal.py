@@ -18,6 +18,7 @@ import bigmm
 from bigmm.cli.figures import duration, short, size
 from bigmm.cli.journal import Journal
 from bigmm.cli.pace import Pace, in_full, in_short
+from bigmm.cli.progress import Timer
 from bigmm.reduction.progress import Extent, Progress
 from bigmm.reduction.work import BATCH
 from bigmm.urls import text_without_secrets
@@ -238,6 +239,15 @@ class TestProgress:
         assert f"bigmm: 100%: 40 of 40 chunks, {FILES * 60:,} rows, " in shown[-1]
         assert any("evaluations, objective " in line for line in lines[len(shown) :])
         assert len(run_well("fit", FORMULA, files, "--workers", "0").stderr.splitlines()) == 4
+
+    @pytest.mark.parametrize(("seconds", "shown"), [(61.0, [1, 3]), (59.0, [])])
+    def test_what_was_shown_is_shown_to_its_end(self, seconds: float, shown: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody reads 67% last; a pass that is over before the first interval has no such lines."""
+        now = [0.0]
+        monkeypatch.setattr("bigmm.cli.progress.time.monotonic", lambda: now[0])
+        timer = Timer(60.0)
+        now[0] = seconds
+        assert [done for done in (1, 2, 3) if timer.is_due(Progress("reduce", done, 3))] == shown
 
     def test_no_interval(self, files: Path) -> None:
         with dask.config.set({"bigmm.progress.interval": "often"}):

@@ -52,13 +52,14 @@ class Timer:
 
     def __init__(self, interval: float) -> None:
         self._interval, self._next = interval, time.monotonic() + interval
+        self._begun = False
 
-    def is_due(self) -> bool:
-        """Whether an interval has passed since the last time."""
+    def is_due(self, progress: Progress) -> bool:
+        """Whether an interval has passed since the last time; what has been shown is shown to its end."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next and not (self._begun and progress.done == progress.total):
             return False
-        self._next = now + self._interval
+        self._next, self._begun = now + self._interval, True
         return True
 
 
@@ -71,7 +72,7 @@ class Lines:
 
     def show(self, progress: Progress, speed: Speed) -> None:
         """Say how far it is, when it is time."""
-        if self._timer.is_due():
+        if self._timer.is_due(progress):
             click.echo(f"bigmm: {_evaluations(progress) if progress.total is None else in_full(progress, speed)}", err=True)
 
     def finish(self, result: str) -> None:
@@ -143,7 +144,7 @@ class TrackedStage:
         for report in progress.reports:
             fields = asdict(report)
             self._journal.note("chunk", bytes=fields.pop("nbytes"), **fields)
-        if self._timer.is_due():
+        if self._timer.is_due(progress):
             rates = {"rows_per_second": speed.rows, "bytes_per_second": speed.nbytes, "seconds_left": speed.seconds_left}
             counts = {"done": progress.done, "total": progress.total, "rows": progress.rows, "bytes": progress.nbytes}
             self._journal.note("progress", **counts, **rates)
