@@ -71,7 +71,11 @@ def make_plan(blocks: ModelBlocks, thetas: int, available: float | None = None) 
 
 
 class _Planner:
-    """Candidates of one model, priced the cheap ones first."""
+    """Candidates of one model, priced the cheap ones first.
+
+    What builds one of them holds its layout and its analysis, but not the planner, which holds all: they would stay as long as
+    the model.
+    """
 
     def __init__(self, blocks: ModelBlocks, thetas: int, available: float) -> None:
         self.blocks, self.thetas, self.available = blocks, thetas, available
@@ -92,7 +96,8 @@ class _Planner:
         """Find the candidates; what the best of them is."""
         r = self.layout.root.r
         if not r:
-            self._add("leaves", "natural", self.layout, Cost(), lambda: Arrangement(self.layout, None))
+            layout = self.layout
+            self._add("leaves", "natural", layout, Cost(), lambda: Arrangement(layout, None))
             return "all random effects belong to one factor"
         self._add_dense()
         if r <= _SMALL:
@@ -126,14 +131,14 @@ class _Planner:
         self.candidates.append(_Candidate(plan, cost.nbytes, seconds, build))
 
     def _add_dense(self) -> None:
-        root, leaves = self.layout.root, self.layout.leaves
+        layout, root, leaves = self.layout, self.layout.root, self.layout.leaves
         assert leaves is not None
         self._add(
             "leaves + dense root",
             "few leaves first" if cheapest_inverse(root.r, leaves) == "L^-1, few leaves first" else "natural",
-            self.layout,
+            layout,
             cost_of_dense(root.r, leaves),
-            lambda: Arrangement(self.layout, DenseRoot(root, leaves)),
+            lambda: Arrangement(layout, DenseRoot(root, leaves)),
         )
 
     def _consider_sparse(self) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import pickle
 import tracemalloc
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -14,9 +17,10 @@ import pandas as pd
 import pytest
 
 import bigmm
+from bigmm.solver import planning
 from bigmm.solver.cholmod import SparseFactor
 from bigmm.solver.dense_root import DenseRoot
-from bigmm.solver.layout import lay_out
+from bigmm.solver.layout import Layout, lay_out
 from bigmm.solver.model import LinearMixedModel
 from bigmm.solver.pattern import closed_pattern, own_pattern
 from bigmm.solver.plan import Plan
@@ -272,3 +276,28 @@ def test_leaves_alone_take_no_more_than_planned() -> None:
     finally:
         tracemalloc.stop()
     assert planned < 120 * levels
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_what_a_plan_has_looked_at_goes_when_it_is_chosen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layouts and analyses of rejected plans, at once, and everything of a model with its last fit: no cycle waits for a collection."""
+    looked_at, lay_out_any = list[weakref.ref[np.ndarray]](), planning.lay_out
+
+    def lay_out(*args: Any, **kwargs: Any) -> Layout:
+        layout = lay_out_any(*args, **kwargs)
+        looked_at.append(weakref.ref(layout.root.ZtXy))
+        return layout
+
+    monkeypatch.setattr(planning, "lay_out", lay_out)
+    monkeypatch.setattr(planning, "_ORDERING", 0.0)  # small problems, too, are analysed in all ways
+    cp = crossproducts(name)
+    gc.collect()
+    gc.disable()
+    try:
+        fit = cp.fit()
+        assert len(looked_at) == 2
+        assert sum(array() is not None for array in looked_at) == 1
+        del fit
+        assert all(array() is None for array in looked_at)
+    finally:
+        gc.enable()
