@@ -1,7 +1,7 @@
 """What a gradient needs of a dense root's inverse: by S^-1 itself, or by L^-1, which takes half the multiplications.
 
 By L^-1 an entry of the leaves costs as many multiplications as a column of L^-1 has rows, instead of one for every entry in
-its leaf: a gain unless leaves have very few entries. The root stands in an order that keeps these columns short.
+its leaf: a gain unless leaves have very few entries. Where it pays the root stands in an order in which most entries lie in short columns.
 """
 
 from __future__ import annotations
