@@ -15,6 +15,7 @@ from bigmm.addition import add
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design
 from bigmm.reduction.checkpoint import Checkpoint
+from bigmm.reduction.memory import give_back
 from bigmm.reduction.mirror import open_any_checkpoint
 from bigmm.reduction.progress import ProgressCallback
 from bigmm.reduction.segments import Segment, extended, total
@@ -83,6 +84,8 @@ def _segments(executor: Executor, work: Work, tally: Tally, checkpoint: Checkpoi
     tally.begin(first)
     for slices in batch_results(executor, work, first):
         segments = extended(segments, slices)
+        if segments[-1].size > 1:
+            give_back()  # the batches that were merged leave the heap in pieces, and it would grow by some at every merge
         if checkpoint is not None:
             checkpoint.save(segments)
         tally.batches_done(segments[-1].stop)

@@ -23,8 +23,8 @@ class Tally:
     def __init__(self, chunks: Sequence[Chunk], progress: ProgressCallback | None) -> None:
         self._chunks, self._progress = chunks, progress
         self._lock = threading.Lock()
-        self._counted: set[int] = set()  # a lost worker's chunks are reported twice
-        self._rows = self._nbytes = self._batches = 0
+        self._counted = bytearray(len(chunks))  # a lost worker's chunks are reported twice
+        self._done = self._rows = self._nbytes = self._batches = 0
         self._before = Extent()
         self._new: list[ChunkReport] = []
         self._whole = extent(chunks) if progress is not None else Extent()
@@ -50,8 +50,9 @@ class Tally:
         self.show()
 
     def _count(self, number: int, rows: int) -> None:
-        if number not in self._counted:
-            self._counted.add(number)
+        if not self._counted[number]:
+            self._counted[number] = True
+            self._done += 1
             self._rows += rows
             self._nbytes += self._chunks[number].nbytes
 
@@ -63,7 +64,7 @@ class Tally:
             reports, self._new = tuple(self._new), []
             now = Progress(
                 "reduce",
-                len(self._counted),
+                self._done,
                 len(self._chunks),
                 rows=self._rows,
                 nbytes=self._nbytes,

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 from dask.utils import funcname
 from distributed import Client, Future, get_worker
 from distributed.client import FutureCancelledError
@@ -94,9 +95,19 @@ class Workers:
 
     def sent(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Future | None]]:
         """Chunks as they travel; a partition of a Dask frame is computed where its task runs, and leaves its graph here."""
-        alone = [chunk.alone() if isinstance(chunk, DaskChunk) else None for chunk in chunks]
+        partitions = [chunk.alone() for chunk in chunks if isinstance(chunk, DaskChunk)]
         light = [dataclasses.replace(chunk, delayed=None) if isinstance(chunk, DaskChunk) else chunk for chunk in chunks]
-        return light, self._client.compute(alone)  # what is None stays None
+        futures = iter(self._computed(partitions))
+        return light, [next(futures) if isinstance(chunk, DaskChunk) else None for chunk in chunks]
+
+    def _computed(self, partitions: Sequence[Delayed]) -> list[Future]:
+        """Partitions, computed as one graph: the scheduler keeps a note for good of everything that is computed by itself."""
+        if not partitions:
+            return []
+        tasks = {key: task for partition in partitions for key, task in partition.dask.items()}
+        graph = HighLevelGraph.from_collections(uuid.uuid4().hex, tasks)  # a plain dict is hashed, and its tasks keep their hashes
+        started: list[Future] = self._client.get(graph, [partition.key for partition in partitions], sync=False)
+        return started
 
     def submit(self, function: Callable[..., Any], futures: Sequence[Future]) -> Future:
         """Start a merge, before other chunks: it frees memory."""
