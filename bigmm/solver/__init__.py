@@ -1,1 +1,5 @@
 """From crossproducts to estimates of theta: no rows, no Dask."""
+
+from bigmm.solver import openmp
+
+openmp.load()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,7 +17,7 @@ from sksparse.cholmod import CholmodNotPositiveDefiniteError, analyze
 from bigmm.columns import Array
 from bigmm.solver.layout import Index
 from bigmm.solver.symbolic import column_counts
-from bigmm.solver.threads import blas_limit, front_threads, tiny
+from bigmm.solver.threads import front_threads
 
 #: Matrices and factors with fewer entries have 32-bit places; half of what they can count, as supernodes hold zeros besides.
 _INT32_ENTRIES = 2**30
@@ -58,6 +57,8 @@ class SparseFactor:
     ----------
     counts, parent, flops
         Of L, see `bigmm.solver.symbolic.column_counts`.
+    blas_threads : int
+        What the widest front is worth; whoever calls has set the limit.
     """
 
     def __init__(self, indptr: Index, indices: Index, ordering: Ordering = "default", *, simplicial: bool = False) -> None:
@@ -73,10 +74,7 @@ class SparseFactor:
             self.counts, self.parent, self.flops = column_counts(indptr, indices, self.permutation)
             if self.counts.sum() < _INT32_ENTRIES:
                 break
-        widest = int(self.counts.max(initial=0))
-        self._threads: Callable[[], contextlib.AbstractContextManager[object]] = (
-            contextlib.nullcontext if tiny(r) else blas_limit(front_threads(widest))
-        )
+        self.blas_threads = front_threads(int(self.counts.max(initial=0)))
 
     @property
     def permutation(self) -> Index:
@@ -95,12 +93,11 @@ class SparseFactor:
         ------
         NotPositiveDefiniteError
         """
-        with self._threads():
-            try:
-                self._factor.cholesky_inplace(self._matrix)
-                D = self._factor.D()
-            except CholmodNotPositiveDefiniteError as error:
-                raise NotPositiveDefiniteError(str(error)) from None
+        try:
+            self._factor.cholesky_inplace(self._matrix)
+            D = self._factor.D()
+        except CholmodNotPositiveDefiniteError as error:
+            raise NotPositiveDefiniteError(str(error)) from None
         if not (D > 0.0).all():  # a simplicial factor, L D L', goes on with what is negative
             raise NotPositiveDefiniteError("a pivot of the root is not positive")
 
@@ -113,13 +110,11 @@ class SparseFactor:
 
         (``use_LDLt_decomposition=True``, the default, would turn a supernodal factor simplicial.)
         """
-        with self._threads():
-            return np.asarray(self._factor.solve_L(self._factor.apply_P(b), use_LDLt_decomposition=False))
+        return np.asarray(self._factor.solve_L(self._factor.apply_P(b), use_LDLt_decomposition=False))
 
     def solve_Lt(self, b: Array) -> Array:
         """P' L^-T b."""
-        with self._threads():
-            return np.asarray(self._factor.apply_Pt(self._factor.solve_Lt(b, use_LDLt_decomposition=False)))
+        return np.asarray(self._factor.apply_Pt(self._factor.solve_Lt(b, use_LDLt_decomposition=False)))
 
     def L(self) -> sp.csc_matrix:
         """A copy of L."""

@@ -119,11 +119,11 @@ def cost_of_dense(r: int, leaves: Leaves | None = None) -> Cost:
 
 def cheapest_inverse(r: int, leaves: Leaves) -> DenseInverseOf:
     """What gives the gradient of a dense root soonest: on one thread, for the choice decides the last bits."""
-    half, seconds = r**3 / 3.0 / _DENSE, leaves.products * leaves.ZtZ.shape[1] / _PRODUCTS
+    factor_inverse, visits = r**3 / 3.0 / _DENSE, leaves.products * leaves.ZtZ.shape[1] / _PRODUCTS
     ways: dict[DenseInverseOf, float] = {
-        "S^-1": 2.0 * half + seconds,
-        "L^-1": half + panel_products(leaves, few_leaves_first=False) / _PANEL_PRODUCTS,
-        "L^-1, few leaves first": half + panel_products(leaves, few_leaves_first=True) / _PANEL_PRODUCTS + _ordering(r),
+        "S^-1": 2.0 * factor_inverse + visits,
+        "L^-1": factor_inverse + panel_products(leaves, few_leaves_first=False) / _PANEL_PRODUCTS,
+        "L^-1, few leaves first": factor_inverse + panel_products(leaves, few_leaves_first=True) / _PANEL_PRODUCTS + _ordering(r),
     }
     return min(ways, key=ways.__getitem__)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 
 import numba
 import numpy as np
@@ -16,7 +15,7 @@ from bigmm.solver.costs import cheapest_inverse
 from bigmm.solver.dense_inverse import ByInverse, ByInverseFactor, DenseInverse
 from bigmm.solver.layout import Leaves, Root
 from bigmm.solver.root_order import RootOrder, root_order
-from bigmm.solver.threads import blas_limit, dense_threads, tiny
+from bigmm.solver.threads import dense_threads
 
 
 class DenseRoot:
@@ -24,6 +23,9 @@ class DenseRoot:
 
     They stand in the order of a `RootOrder` (P below) where that makes the gradient cheaper.
     """
+
+    #: The tiles have threads of their own.
+    blas_threads = 1
 
     def __init__(self, root: Root, leaves: Leaves | None) -> None:
         self._root, self._leaves = root, leaves
@@ -35,7 +37,6 @@ class DenseRoot:
         if leaves is not None and (way := cheapest_inverse(root.r, leaves)) != "S^-1":
             self._order = root_order(leaves, natural=way == "L^-1")
         self._inverse: DenseInverse = ByInverse() if self._order is None else ByInverseFactor(self._order)
-        self._alone: Callable[[], AbstractContextManager[object]] = nullcontext if tiny(root.r) else blas_limit(1)
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S."""
@@ -63,8 +64,7 @@ class DenseRoot:
 
     def factorize(self) -> None:
         """Factor S in place."""
-        with self._alone():
-            failed = tiles.factorize(self._S, self._threads)
+        failed = tiles.factorize(self._S, self._threads)
         if failed:
             raise NotPositiveDefiniteError(f"the root is not positive definite: leading minor {failed} of its order")
         self._logdet = float(2.0 * np.log(_diagonal(self._S)).sum())
@@ -75,19 +75,16 @@ class DenseRoot:
 
     def solve_L(self, b: Array) -> Array:
         """L^-1 P b."""
-        with self._alone():
-            return np.asarray(dtrsm(1.0, self._S.T, b if self._order is None else self._order.into(b), lower=1))
+        return np.asarray(dtrsm(1.0, self._S.T, b if self._order is None else self._order.into(b), lower=1))
 
     def solve_Lt(self, b: Array) -> Array:
         """P'L^-T b."""
-        with self._alone():
-            u = np.asarray(dtrsm(1.0, self._S.T, b, lower=1, trans_a=1))
+        u = np.asarray(dtrsm(1.0, self._S.T, b, lower=1, trans_a=1))
         return u if self._order is None else self._order.out_of(u)
 
     def invert(self) -> None:
         """S^-1, or L^-1, in place of L."""
-        with self._alone():
-            self._inverse.invert(self._S, self._threads, self._work)
+        self._inverse.invert(self._S, self._threads, self._work)
 
     @property
     def L(self) -> Array:

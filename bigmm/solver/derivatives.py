@@ -101,8 +101,8 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
     templates = [solve_lower(*pair) for pair in zip(W, pls.templates, strict=True)]
     residual = residual_of(evaluation)
     coefficients = np.hstack([np.vstack([np.linalg.inv(evaluation.RX), np.zeros(pls.blocks.p)]), residual]) if reml else residual
-    few = few_levels(pls)
-    with pls.looping():
+    with pls.few_threads():
+        few = few_levels(pls)
         pairs = traces_of_pairs(pls, templates, coefficients[:, :-1], few)
         sums = _sums(pls, templates, coefficients)
         _add_inverse(pls, sums)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +25,6 @@ from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, Solution, residu
 from bigmm.solver.residence import Residence
 from bigmm.solver.roots import Arrangement
 from bigmm.solver.select import SelectedModel
-from bigmm.solver.threads import loop_threads, looping
 
 
 class LeafMap(Protocol):
@@ -84,10 +82,6 @@ class DistributedLeastSquares(PenalizedLeastSquares):
         (levels,) = leaves.total(leaf_slices.gram_of_levels)
         self._within = blocks.XytXy - levels
 
-    def looping(self) -> AbstractContextManager[None]:
-        """One thread: the loops over leaves run elsewhere."""
-        return looping(loop_threads(0.0))
-
     def _evaluate(self, values: Array) -> Evaluation:
         self.templates = self.covariance.templates(values)
         logdet, S, border, gone = self._elsewhere.total(leaf_slices.eliminate, self.leading_template, self.root_templates)
@@ -115,7 +109,8 @@ class DistributedLeastSquares(PenalizedLeastSquares):
 
     def solve(self, evaluation: Evaluation) -> Solution:
         """Fixed effects and the root's conditional modes; none of the leaves, see `leading_effects`."""
-        b = self.root_effects(self.spherical(residual_of(evaluation)))
+        with self.few_threads():
+            b = self.root_effects(self.spherical(residual_of(evaluation)))
         assert self.layout.leading is not None
         none = np.zeros((0, self.blocks.groups[self.layout.leading].k))
         return Solution(evaluation.beta, tuple(none if part is None else part for part in b))
@@ -123,7 +118,9 @@ class DistributedLeastSquares(PenalizedLeastSquares):
     def leading_effects(self, evaluation: Evaluation) -> tuple[pd.Index, Array]:
         """Levels of the leading factor, sorted, and their conditional modes."""
         residual = residual_of(evaluation)
-        return self._in_order(leaf_slices.effects, self.spherical(residual), residual)
+        with self.few_threads():
+            U = self.spherical(residual)
+        return self._in_order(leaf_slices.effects, U, residual)
 
     def _leaf_variances(self) -> Array:
         L = np.zeros((0, 0)) if self._dense is None else self._dense.L

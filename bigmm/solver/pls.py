@@ -12,7 +12,8 @@ Bates et al. (2015), JSS 67(1), section 3.4, with the leading block eliminated b
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ from bigmm.solver.leaf_sums import LeafSums
 from bigmm.solver.leaf_variances import BATCH, leaf_variances, squares
 from bigmm.solver.leaves import EliminatedLeaves
 from bigmm.solver.roots import Arrangement, arrange
-from bigmm.solver.threads import loop_threads, looping
+from bigmm.solver.threads import blas_limit, loop_threads, looping, tiny
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,6 +131,9 @@ class PenalizedLeastSquares:
         found = self.layout.leaves
         self.eliminated = None if found is None else EliminatedLeaves(found)
         self._within = self._within_levels()
+        self._blas: Callable[[], AbstractContextManager[object]] = (
+            nullcontext if self.factor is None or tiny(self.layout.root.r) else blas_limit(self.factor.blas_threads)
+        )
 
     def with_response(self, blocks: ModelBlocks) -> PenalizedLeastSquares:
         """The same factorization for another y: layout, symbolic analysis and work arrays are shared, so that one is used at a time."""
@@ -144,8 +148,17 @@ class PenalizedLeastSquares:
         """W'W less what does not depend on theta; see `bigmm.solver.between`."""
         return self.blocks.XytXy if self.layout.leaves is None else self.blocks.XytXy - gram_of_levels(self.layout.leaves)
 
-    def looping(self) -> AbstractContextManager[None]:
-        """A context in which compiled loops have as many threads as their work is worth."""
+    @contextmanager
+    def few_threads(self) -> Iterator[None]:
+        """A context in which BLAS and compiled loops have as many threads as their work is worth.
+
+        Threads of BLAS wait in a loop for more work: one small product outside such a context, and they are in the way for as long as
+        an evaluation takes.
+        """
+        with self._blas(), self._looping():
+            yield
+
+    def _looping(self) -> AbstractContextManager[None]:
         return looping(loop_threads(0.0)) if self.eliminated is None else self.eliminated.looping()
 
     def evaluate(self, theta: npt.ArrayLike) -> Evaluation:
@@ -159,7 +172,7 @@ class PenalizedLeastSquares:
             When rounding has left no positive definite matrix.
         """
         values = self.covariance.check(theta)
-        with self.looping():
+        with self.few_threads():
             return self._evaluate(values)
 
     def _evaluate(self, values: Array) -> Evaluation:
@@ -229,10 +242,11 @@ class PenalizedLeastSquares:
     def solve(self, evaluation: Evaluation) -> Solution:
         """Fixed effects and conditional modes at the theta that was evaluated last."""
         residual = residual_of(evaluation)
-        u = self.spherical(residual)
-        b = self.root_effects(u)
-        if self.eliminated is not None and self.layout.leading is not None:
-            b[self.layout.leading] = self.eliminated.effects(residual, u)[:, :, 0]
+        with self.few_threads():
+            u = self.spherical(residual)
+            b = self.root_effects(u)
+            if self.eliminated is not None and self.layout.leading is not None:
+                b[self.layout.leading] = self.eliminated.effects(residual, u)[:, :, 0]
         return Solution(evaluation.beta, tuple(part for part in b if part is not None))
 
     def conditional_variances(self) -> tuple[Array, ...]:
@@ -242,10 +256,11 @@ class PenalizedLeastSquares:
         """
         out: list[Array] = [np.zeros(0)] * len(self.blocks.groups)
         root = self.layout.root
-        for g, k, start, stop in zip(root.groups, root.sizes, root.offsets, root.offsets[1:], strict=False):
-            out[g] = self._root_variances(k, start, stop)
-        if self.layout.leading is not None:
-            out[self.layout.leading] = self._leaf_variances()
+        with self.few_threads():
+            for g, k, start, stop in zip(root.groups, root.sizes, root.offsets, root.offsets[1:], strict=False):
+                out[g] = self._root_variances(k, start, stop)
+            if self.layout.leading is not None:
+                out[self.layout.leading] = self._leaf_variances()
         return tuple(out)
 
     def _root_variances(self, k: int, start: int, stop: int) -> Array:

@@ -16,7 +16,14 @@ from bigmm.solver.sparse_root import SparseRoot
 
 
 class RootFactor(Protocol):
-    """S = Lambda'Z'Z Lambda + I - sum_j B_j'B_j and its Cholesky factor."""
+    """S = Lambda'Z'Z Lambda + I - sum_j B_j'B_j and its Cholesky factor.
+
+    Whoever calls it has limited BLAS to `blas_threads`.
+    """
+
+    @property
+    def blas_threads(self) -> int:
+        """Threads of BLAS that are worth having."""
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S; `templates` are those of the root's factors."""

@@ -26,6 +26,11 @@ class SparseRoot:
         self._inverse: Array | None = None
         self._in_L: Index | None = None
 
+    @property
+    def blas_threads(self) -> int:
+        """By the widest front."""
+        return self.factor.blas_threads
+
     def _find(self, own: OwnBlocks) -> Index:
         """Where each column of each block begins in S, (blocks, k_column)."""
         _, k_column, k_row = own.ZtZ.shape

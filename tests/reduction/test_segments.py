@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import weakref
 
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
 
 import bigmm
 from bigmm.crossproducts import CrossProducts
+from bigmm.reduction import run
 from bigmm.reduction.segments import FAN_IN, Segment, extended, total
+from bigmm.reduction.work import BATCH, Slices
 
 
 def product(seed: int) -> CrossProducts:
@@ -58,3 +61,25 @@ def test_the_sum_gives_up_what_it_has_summed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("bigmm.reduction.segments.give_back", count)
     assert total(segments).nobs == 400
     assert left == [[4, 4, 4], [0, 4, 4], [0, 0, 4], [0, 0, 0]]
+
+
+def test_memory_is_given_back_whenever_batches_were_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by then the batches are gone."""
+    alive: list[int] = []
+
+    def count() -> None:
+        gc.collect()
+        alive.append(sum(batch() is not None for batch in batches))
+
+    batches: list[weakref.ref[np.ndarray]] = []
+
+    def note(segments: list[Segment], batch: Slices) -> list[Segment]:
+        batches.append(weakref.ref(batch[0].XytXy))
+        return extended(segments, batch)
+
+    monkeypatch.setattr(run, "give_back", count)
+    monkeypatch.setattr(run, "extended", note)
+    data = pd.DataFrame({"y": np.arange(400.0) % 7, "g": np.arange(400) % 9})
+    cp = bigmm.reduce("y ~ 1 + (1|g)", dd.from_pandas(data, npartitions=(2 * FAN_IN + 1) * BATCH), client=0)
+    assert (cp.nobs, len(batches)) == (400, 2 * FAN_IN + 1)
+    assert alive == [1, 1]  # the last of them is still at hand

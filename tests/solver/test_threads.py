@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import Any
+
 import numba
+import numpy as np
+import pandas as pd
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from bigmm.solver import threads
+import bigmm
+from bigmm.solver import derivatives, openmp, pls, threads
 
 
 def present() -> set[int]:
@@ -38,3 +47,37 @@ def test_loops() -> None:
     with threads.looping(1):
         assert numba.get_num_threads() == 1
     assert numba.get_num_threads() == before
+
+
+def test_blas_has_one_thread_all_through_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[int]] = []
+
+    def watch(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def watched(*arguments: Any) -> Any:
+            seen.append(present())
+            return function(*arguments)
+
+        monkeypatch.setattr(module, name, watched)
+
+    for module, name in ((pls, "upper_factor"), (derivatives, "few_levels"), (derivatives, "_add_inverse")):
+        watch(module, name)
+    refs = np.random.default_rng(1).integers(100, size=(1000, 2))
+    data = pd.DataFrame({"y": refs @ [0.01, 0.02] % 1.0, "g": refs[:, 0], "h": refs[:, 1]})
+    model = bigmm.reduce("y ~ 1 + (1 | g) + (1 | h)", data, client=0).model()
+    with threadpool_limits(2, user_api="blas"):
+        model.gradient(model.theta0)
+        assert present() == {2}
+    assert seen == [{1}] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not find_spec("numba.np.ufunc.omppool"), reason="compiled loops have other threads")
+@pytest.mark.parametrize("asked", ["", "ACTIVE"])
+def test_threads_of_loops_sleep_unless_asked_otherwise(asked: str) -> None:
+    given = {name: value for name, value in os.environ.items() if name not in openmp._WAITING}
+    environment = {**given, "OMP_DISPLAY_ENV": "TRUE", **({"OMP_WAIT_POLICY": asked} if asked else {})}
+    program = "import os, bigmm.solver.model; print(os.environ.get('OMP_WAIT_POLICY', ''))"
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=100)
+    assert run.stdout.strip() == asked
+    assert f"OMP_WAIT_POLICY = '{asked or 'PASSIVE'}'" in run.stderr
