@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bigmm.columns import Array
-from bigmm.solver.threads import blas_limit, front_threads
 
 #: int32 or int64, as CHOLMOD has them.
 Places: TypeAlias = npt.NDArray[np.signedinteger]
@@ -44,8 +43,7 @@ def invert_in_place(indptr: Places, indices: Places, L: Array) -> None:
     below = int((indptr[last + 1] - indptr[last]).max(initial=1)) - 1
     rows, columns = min(below, _PANEL), min(int(np.diff(starts).max(initial=1)), _PANEL)
     strip, fronts, squares = np.empty(below * rows), np.empty((3, below * columns)), np.empty((3, columns * columns))
-    with blas_limit(front_threads(below))():
-        _takahashi(indptr, indices, L, starts, strip, fronts, squares)
+    _takahashi(indptr, indices, L, starts, strip, fronts, squares)
 
 
 def find(indptr: Places, indices: Places, row: Places, column: Places) -> npt.NDArray[np.int64]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 
 import numba
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import LibController, ThreadpoolController
 
 #: Columns of a dense matrix for each thread of its tiles: at order 600 two take 0.8 of the time of one, at 1142 0.65, at 2284 0.6.
 _COLUMNS_A_THREAD = 300
@@ -37,18 +38,49 @@ def front_threads(rows: int) -> int:
 
 def blas_limit(threads: int) -> Callable[[], contextlib.AbstractContextManager[object]]:
     """A context in which BLAS takes no more threads than this, nor more than it would by itself."""
-    if threads >= _threads():
-        return contextlib.nullcontext
-    return lambda: _controller().limit(limits=min([threads, *_present()]), user_api="blas")
+    return contextlib.nullcontext if threads >= _threads() else lambda: _limits.hold(threads)
+
+
+class _BlasLimits:
+    """What holds for the whole process: models that threads evaluate side by side set it, and the last one sets it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._holders = threading.Lock(), 0
+        self._before: list[int] = []
+
+    @contextlib.contextmanager
+    def hold(self, threads: int) -> Iterator[None]:
+        """Limit BLAS; where several limits hold, by the one that came last."""
+        libraries = _blas()
+        with self._lock:
+            if not self._holders:
+                self._before = [library.num_threads for library in libraries]
+            self._holders += 1
+            _set(libraries, [min([threads, *self._before])] * len(libraries))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if not self._holders:
+                    _set(libraries, self._before)
+
+
+_limits = _BlasLimits()
+
+
+def _blas() -> list[LibController]:
+    return [library for library in _controller().lib_controllers if library.user_api == "blas"]
+
+
+def _set(libraries: list[LibController], threads: list[int]) -> None:
+    for library, count in zip(libraries, threads, strict=True):
+        library.set_num_threads(count)
 
 
 def tiny(order: int) -> bool:
     """Whether BLAS keeps a matrix of this order to one thread anyway."""
     return order < _TINY
-
-
-def _present() -> list[int]:
-    return [library.num_threads for library in _controller().lib_controllers if library.user_api == "blas"]
 
 
 def _threads() -> int:

@@ -42,6 +42,25 @@ def test_a_limit_lowers_and_never_raises(allowed: int) -> None:
             assert present() == {allowed}
 
 
+def test_limits_that_overlap_are_all_gone_at_the_end() -> None:
+    with threadpool_limits(3, user_api="blas"):
+        first, second = threads.blas_limit(1)(), threads.blas_limit(2)()
+        first.__enter__()
+        second.__enter__()
+        assert present() == {2}
+        first.__exit__(None, None, None)
+        assert present() == {2}
+        second.__exit__(None, None, None)
+        assert present() == {3}
+
+
+def test_a_limit_ends_with_an_error() -> None:
+    with threadpool_limits(3, user_api="blas"):
+        with pytest.raises(ZeroDivisionError), threads.blas_limit(1)():
+            raise ZeroDivisionError
+        assert present() == {3}
+
+
 def test_loops() -> None:
     before = numba.get_num_threads()
     with threads.looping(1):
