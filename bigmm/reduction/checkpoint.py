@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmm.errors import StorageError
-from bigmm.reduction.segments import FAN_IN, Segment
+from bigmm.reduction.segments import FAN_IN, SHARED, Segment
 from bigmm.reduction.work import BATCH, Work
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def _identity(work: Work, data: str) -> dict[str, Any]:
         **design_record(work.design),
         "on_error": work.on_error,
         "slicing": [list(work.slicing.names), work.slicing.count],
-        "cut": [len(work.chunks), BATCH, FAN_IN],
+        "cut": [len(work.chunks), BATCH, FAN_IN, SHARED],
     }
 
 

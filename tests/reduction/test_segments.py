@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Sequence
 
 import dask.dataframe as dd
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 import bigmm
 from bigmm.crossproducts import CrossProducts
 from bigmm.reduction import run
-from bigmm.reduction.segments import FAN_IN, Segment, extended, total
-from bigmm.reduction.work import BATCH, Slices
+from bigmm.reduction.segments import FAN_IN, SHARED, Segment, extended, total
+from bigmm.reduction.work import BATCH, Slices, add_slices
 
 
 def product(seed: int) -> CrossProducts:
@@ -33,6 +34,38 @@ def test_segments_cover_the_batches_in_order(batches: int) -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert max(map(sizes.count, set(sizes))) < FAN_IN
     assert total(segments).rows.read == 20 * batches
+
+
+def test_batches_of_the_same_levels_are_held_a_few_times() -> None:
+    segments: list[Segment] = []
+    merged: list[int] = []
+
+    def note(parts: Sequence[Slices]) -> Slices:
+        merged.append(len(parts))
+        return add_slices(parts)
+
+    batches = [(product(seed),) for seed in range(3)]
+    for number in range(1, 1500):
+        segments = extended(segments, batches[number % 3], note)
+        if number > FAN_IN:
+            assert sum(segment.entries for segment in segments) <= (1 + SHARED) * segments[0].entries
+    assert total(segments).rows.read == 20 * 1499
+    assert sum(merged) < 2.2 * 1499  # and a merge takes more than two at a time
+
+
+def test_batches_of_their_own_levels_are_merged_as_rarely_as_can_be() -> None:
+    segments: list[Segment] = []
+    merged: list[int] = []
+
+    def note(parts: Sequence[Slices]) -> Slices:
+        merged.append(len(parts))
+        return add_slices(parts)
+
+    for number in range(FAN_IN**2 + FAN_IN):
+        data = pd.DataFrame({"g": [2 * number, 2 * number + 1], "y": [0.5, 0.25]})
+        segments = extended(segments, (bigmm.reduce("y ~ 1 + (1|g)", data, client=0),), note)
+    assert merged == [FAN_IN] * (FAN_IN + 2)
+    assert [segment.size for segment in segments] == [FAN_IN**2, FAN_IN]
 
 
 def test_total_is_the_sum() -> None:
@@ -79,7 +112,7 @@ def test_memory_is_given_back_whenever_batches_were_merged(monkeypatch: pytest.M
 
     monkeypatch.setattr(run, "give_back", count)
     monkeypatch.setattr(run, "extended", note)
-    data = pd.DataFrame({"y": np.arange(400.0) % 7, "g": np.arange(400) % 9})
+    data = pd.DataFrame({"y": np.arange(400.0) % 7, "g": np.arange(400)})
     cp = bigmm.reduce("y ~ 1 + (1|g)", dd.from_pandas(data, npartitions=(2 * FAN_IN + 1) * BATCH), client=0)
     assert (cp.nobs, len(batches)) == (400, 2 * FAN_IN + 1)
     assert alive == [1, 1]  # the last of them is still at hand
