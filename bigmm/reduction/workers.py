@@ -199,8 +199,10 @@ class Workers:
     def _compute(self, partition: Delayed) -> None:
         future = self._client.compute(partition)
         self._watch(future)
-        if future.status == "error":
-            raise future.exception()
+        error = future.exception() if future.status == "error" else None
+        del future  # the error's traceback holds what is named here, and a future the error: a pass after this one would be given it again
+        if error is not None:
+            raise error
 
     def cancel(self, futures: Sequence[Future]) -> None:
         """Give up what is not done yet."""

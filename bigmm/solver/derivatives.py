@@ -97,15 +97,19 @@ def differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *
     units : list of (k, k), optional
         W of each term; unless given, the identity.
     """
+    with pls.few_threads():
+        return _differentiate(pls, evaluation, nu, reml=reml, units=units)
+
+
+def _differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, *, reml: bool, units: Units | None) -> Derivatives:
     W = pls.covariance.by_group([np.eye(term.size) for term in pls.covariance.terms] if units is None else units)
     templates = [solve_lower(*pair) for pair in zip(W, pls.templates, strict=True)]
     residual = residual_of(evaluation)
     coefficients = np.hstack([np.vstack([np.linalg.inv(evaluation.RX), np.zeros(pls.blocks.p)]), residual]) if reml else residual
-    with pls.few_threads():
-        few = few_levels(pls)
-        pairs = traces_of_pairs(pls, templates, coefficients[:, :-1], few)
-        sums = _sums(pls, templates, coefficients)
-        _add_inverse(pls, sums)
+    few = few_levels(pls)
+    pairs = traces_of_pairs(pls, templates, coefficients[:, :-1], few)
+    sums = _sums(pls, templates, coefficients)
+    _add_inverse(pls, sums)
     K: list[Array] = []
     Q: list[Array] = []
     moments: list[Array] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -42,31 +43,42 @@ def blas_limit(threads: int) -> Callable[[], contextlib.AbstractContextManager[o
 
 
 class _BlasLimits:
-    """What holds for the whole process: models that threads evaluate side by side set it, and the last one sets it back."""
+    """Limits that hold for the whole process: models that threads evaluate side by side set them, and the last of these sets them back.
+
+    What a signal breaks off is made good at the end of the same thread's next limit.
+    """
 
     def __init__(self) -> None:
-        self._lock, self._holders = threading.Lock(), 0
+        self._lock = threading.Lock()
+        self._holders: set[int] = set()
         self._before: list[int] = []
 
     @contextlib.contextmanager
     def hold(self, threads: int) -> Iterator[None]:
         """Limit BLAS; where several limits hold, by the one that came last."""
-        libraries = _blas()
-        with self._lock:
-            if not self._holders:
-                self._before = [library.num_threads for library in libraries]
-            self._holders += 1
-            _set(libraries, [min([threads, *self._before])] * len(libraries))
+        libraries, own = _blas(), threading.get_ident()
         try:
+            with self._lock:
+                if not self._holders:
+                    self._before = [library.num_threads for library in libraries]
+                self._holders.add(own)
+                _set(libraries, [min([threads, *self._before])] * len(libraries))
             yield
         finally:
             with self._lock:
-                self._holders -= 1
-                if not self._holders:
+                if self._holders == {own}:
                     _set(libraries, self._before)
+                self._holders.discard(own)
+
+    def forget(self) -> None:
+        """In a process that was forked, the other threads, which will set nothing back."""
+        if self._holders:
+            _set(_blas(), self._before)
+        self.__init__()  # type: ignore[misc]
 
 
 _limits = _BlasLimits()
+os.register_at_fork(after_in_child=_limits.forget)
 
 
 def _blas() -> list[LibController]:
@@ -74,8 +86,12 @@ def _blas() -> list[LibController]:
 
 
 def _set(libraries: list[LibController], threads: list[int]) -> None:
+    """Set what libraries may take, from any thread: threadpoolctl gives that to one, until it ends, unless it is told to forget it."""
     for library, count in zip(libraries, threads, strict=True):
+        release = getattr(library, "clear_controlling_thread", lambda **_: None)  # not before 3.8
+        release(force=True)
         library.set_num_threads(count)
+        release(force=True)
 
 
 def tiny(order: int) -> bool:

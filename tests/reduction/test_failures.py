@@ -130,6 +130,19 @@ class TestUnreadable:
         assert bigmm.reduce("y ~ 1 + (1 | g)", frame, client=client).rows.read == 20 * 50
 
     @pytest.mark.cluster
+    def test_a_partition_that_fails_in_one_pass_is_computed_in_the_next(self, tmp_path: Path, client: Client) -> None:
+        def part(i: int) -> pd.DataFrame:
+            if i == 5 and not (tmp_path / "mounted").exists():
+                raise OSError("the storage is not there")
+            return pd.DataFrame({"y": np.random.default_rng(i).normal(size=50), "g": np.arange(50) % 9})
+
+        frame = dd.from_map(part, range(20), meta=pd.DataFrame({"y": [0.0], "g": [0]}).iloc[:0])
+        with pytest.raises(UnreadableError, match="the storage is not there"):
+            bigmm.reduce("y ~ 1 + (1 | g)", frame, client=client)
+        (tmp_path / "mounted").touch()
+        assert bigmm.reduce("y ~ 1 + (1 | g)", frame, client=client).rows.read == 20 * 50
+
+    @pytest.mark.cluster
     def test_a_damaged_file_of_a_dask_frame(self, damaged: Path, client: Client) -> None:
         with pytest.raises(UnreadableError, match=r"^cannot compute partition \d+ of the Dask frame: "):
             bigmm.reduce(FORMULA, dd.read_parquet(damaged), client=client)

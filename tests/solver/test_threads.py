@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from threading import Event, Thread
 from typing import Any
 
 import numba
@@ -42,15 +44,52 @@ def test_a_limit_lowers_and_never_raises(allowed: int) -> None:
             assert present() == {allowed}
 
 
-def test_limits_that_overlap_are_all_gone_at_the_end() -> None:
+def test_limits_of_threads_that_overlap_are_all_gone_at_the_end() -> None:
+    begun, end, seen = Event(), Event(), list[set[int]]()
+
+    def other() -> None:
+        with threads.blas_limit(2)():
+            begun.set()
+            end.wait(60)
+            seen.append(present())
+
     with threadpool_limits(3, user_api="blas"):
-        first, second = threads.blas_limit(1)(), threads.blas_limit(2)()
-        first.__enter__()
-        second.__enter__()
-        assert present() == {2}
-        first.__exit__(None, None, None)
-        assert present() == {2}
-        second.__exit__(None, None, None)
+        thread = Thread(target=other)
+        with threads.blas_limit(1)():
+            assert present() == {1}
+            thread.start()
+            assert begun.wait(60)
+        end.set()
+        thread.join()
+        assert seen == [{2}]
+        assert present() == {3}
+
+
+def test_a_limit_of_one_thread_is_in_nobodys_way_later() -> None:
+    """Threadpoolctl lets one thread set limits."""
+
+    def seen() -> set[int]:
+        with threads.blas_limit(1)():
+            return present()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(seen).result() == {1}  # its thread stays
+        assert seen() == {1}
+        with threadpool_limits(2, user_api="blas"):
+            assert present() == {2}
+            assert pool.submit(seen).result() == {1}
+            assert present() == {2}
+
+
+def test_a_forked_process_has_no_limit_of_threads_that_it_lacks() -> None:
+    limits = threads._BlasLimits()
+    with threadpool_limits(3, user_api="blas"):
+        left_behind = limits.hold(1)
+        left_behind.__enter__()
+        limits.forget()
+        assert present() == {3}
+        with limits.hold(1):
+            assert present() == {1}
         assert present() == {3}
 
 
