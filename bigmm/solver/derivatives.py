@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigmm.columns import Array
-from bigmm.solver.few_levels import few_levels, traces_of_pairs
+from bigmm.solver.few_levels import FewLevels, few_columns, traces_of_pairs
 from bigmm.solver.pls import Evaluation, PenalizedLeastSquares, residual_of
 from bigmm.solver.units import Units, solve_lower
 
@@ -106,9 +106,10 @@ def _differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, 
     templates = [solve_lower(*pair) for pair in zip(W, pls.templates, strict=True)]
     residual = residual_of(evaluation)
     coefficients = np.hstack([np.vstack([np.linalg.inv(evaluation.RX), np.zeros(pls.blocks.p)]), residual]) if reml else residual
-    few = few_levels(pls)
-    pairs = traces_of_pairs(pls, templates, coefficients[:, :-1], few)
-    sums = _sums(pls, templates, coefficients)
+    U = pls.spherical(coefficients)
+    few = few_columns(pls, coefficients[:, :-1], U[:, :-1])
+    sums, through_root = _sums(pls, templates, coefficients, U, few)
+    pairs = traces_of_pairs(pls, templates, few, through_root)
     _add_inverse(pls, sums)
     K: list[Array] = []
     Q: list[Array] = []
@@ -122,22 +123,21 @@ def _differentiate(pls: PenalizedLeastSquares, evaluation: Evaluation, nu: int, 
     gradients = [solve_lower(*pair, transposed=True) for pair in zip(W, in_units, strict=True)]
     FPF, e = _projected(sums, evaluation)
     information = nu / evaluation.pwrss * (FPF - np.outer(e, e) / evaluation.pwrss)
-    known = np.array([g in few for g, _, _ in pls.covariance.entries])
+    known = np.array([g in few.factors for g, _, _ in pls.covariance.entries])
     gap = np.where(np.outer(known, known), nu / evaluation.pwrss * FPF - pairs, 0.0)
     levels = tuple(group.q for group in pls.blocks.groups)
     rounding = nu * float(np.finfo(np.float64).eps) * float(evaluation.rest[-1, -1]) / evaluation.pwrss
     return Derivatives(pls.covariance.gather(gradients), tuple(K), tuple(Q), tuple(moments), information, gap, levels, rounding)
 
 
-def _sums(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Array) -> _Sums:
-    """Everything that does not need the inverse: E lacks S^-1; `templates` are in units."""
+def _sums(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Array, U: Array, few: FewLevels) -> tuple[_Sums, Array]:
+    """Everything that does not need the inverse, and L^-1 P of the few levels' columns: E lacks S^-1; `templates` are in units."""
     assert pls.W is not None
     leading, root = pls.layout.leading, pls.layout.root
     entries = pls.covariance.entries
     width, count = pls.blocks.p + 1, len(entries)
     empty = np.zeros(0)
     out = _Sums([empty] * len(templates), [empty] * len(templates), np.zeros((count, count)), np.zeros((width, count)))
-    U = pls.spherical(coefficients)
     directions = np.zeros((root.r, count))
     for g, N, v in zip(root.groups, root.split(U), root.split(directions), strict=True):
         flat = N[:, :, :-1].transpose(1, 0, 2).reshape(N.shape[1], -1)
@@ -151,11 +151,13 @@ def _sums(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Arra
         out.E[leading], out.U[leading] = found.inverse + found.border, found.spread
         out.FVF[np.ix_(of, of)] += found.own - found.reduced
         out.WVF[:, of] += found.mixed
-    if pls.factor is not None:
-        F_root = pls.factor.solve_L(directions)
-        out.FVF -= F_root.T @ F_root
-        out.WVF += pls.W.T @ F_root
-    return out
+    if pls.factor is None:
+        return out, few.right
+    solved = pls.factor.solve_L(np.hstack([directions, few.right]))  # at once, for it takes a pass over L
+    F_root = solved[:, :count]
+    out.FVF -= F_root.T @ F_root
+    out.WVF += pls.W.T @ F_root
+    return out, solved[:, count:]
 
 
 def _directions(T: Array, u: Array, entries: list[tuple[int, int, int]], out: Array) -> None:

@@ -13,6 +13,8 @@ Gilmour, Thompson and Cullis (1995), doi:10.2307/2533274.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.linalg
 
@@ -34,21 +36,58 @@ def few_levels(pls: PenalizedLeastSquares) -> list[int]:
     return few if pls.layout.root.r * sum(columns[g] for g in few) <= _ROOM else []
 
 
-def traces_of_pairs(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Array, few: list[int]) -> Array:
+@dataclass(frozen=True, slots=True, eq=False)
+class FewLevels:
+    """Columns of Z of grouping factors of few levels, m in all, spherical, in the factors' order.
+
+    Attributes
+    ----------
+    factors : list of int
+    right : (r, m)
+        What they leave on the root: with F = L^-1 P `right`, F'F is their inverse by way of the root.
+    own : (m, m)
+        Their inverse otherwise.
+    """
+
+    factors: list[int]
+    right: Array
+    own: Array
+
+
+def few_columns(pls: PenalizedLeastSquares, coefficients: Array, U: Array) -> FewLevels:
+    """Columns of the grouping factors of `few_levels`.
+
+    Parameters
+    ----------
+    pls : PenalizedLeastSquares
+        At the theta that was evaluated last.
+    coefficients : (p + 1, columns)
+        What makes W the columns that border the inverse: R_X^-1 for REML, else none.
+    U : (r, columns)
+        The root's spherical random effects for them.
+    """
+    few = few_levels(pls)
+    if not few:
+        return FewLevels(few, np.zeros((pls.layout.root.r, 0)), np.zeros((0, 0)))
+    columns = [_leaves(pls, coefficients, U) if g == pls.layout.leading else _root_columns(pls, g, U) for g in few]
+    right, alone, border = zip(*columns, strict=True)
+    N = np.concatenate(border)
+    return FewLevels(few, np.hstack(right), scipy.linalg.block_diag(*alone) + N @ N.T)
+
+
+def traces_of_pairs(pls: PenalizedLeastSquares, templates: list[Array], few: FewLevels, through_root: Array) -> Array:
     """tr(P Z dSigma_i Z'P Z dSigma_j Z') for every two entries of theta, in units; zero for other factors, (theta, theta).
 
     Parameters
     ----------
     pls : PenalizedLeastSquares
-        At the theta that was evaluated last, whose factor was not inverted.
     templates : list of (k, k)
         T of each grouping factor, in units.
-    coefficients : (p + 1, columns)
-        What makes W the columns that border the inverse: R_X^-1 for REML, else none.
-    few : list of int
-        From `few_levels`.
+    few : FewLevels
+    through_root : (r, m)
+        L^-1 P of its columns on the root.
     """
-    information = _information(pls, templates, coefficients, few) if few else {}
+    information = _information(pls, templates, few.factors, few.own + through_root.T @ through_root)
     entries = pls.covariance.entries
     out = np.zeros((len(entries), len(entries)))
     for i, (g, *of_i) in enumerate(entries):
@@ -65,9 +104,8 @@ def _trace(products: Array, of_i: list[int], of_j: list[int]) -> float:
     return float(sum(products[b, c, a, d] for a, b in mirrors[0] for c, d in mirrors[1]))
 
 
-def _information(pls: PenalizedLeastSquares, templates: list[Array], coefficients: Array, few: list[int]) -> dict[tuple[int, int], Array]:
-    """Of every two factors, sums over pairs of levels of M[p, r] M[q, s], (k, k', k, k')."""
-    G = _inverse_between(pls, coefficients, few)
+def _information(pls: PenalizedLeastSquares, templates: list[Array], few: list[int], G: Array) -> dict[tuple[int, int], Array]:
+    """Of every two factors, sums over pairs of levels of M[p, r] M[q, s], (k, k', k, k'); `G` is the inverse between their levels."""
     sizes = [(pls.blocks.groups[g].q, pls.blocks.groups[g].k) for g in few]
     ends = np.cumsum([0, *(q * k for q, k in sizes)])
     inverses = [np.linalg.inv(templates[g]) for g in few]
@@ -79,23 +117,6 @@ def _information(pls: PenalizedLeastSquares, templates: list[Array], coefficient
             M = (inverses[i].T @ blocks @ inverses[j]).reshape(q * other_q, k * other_k)
             out[g, h] = (M.T @ M).reshape(k, other_k, k, other_k)
     return out
-
-
-def _inverse_between(pls: PenalizedLeastSquares, coefficients: Array, few: list[int]) -> Array:
-    """The blocks of the inverse between some factors' levels, spherical, columns in the factors' order."""
-    U = pls.spherical(coefficients)
-    right, alone, border = [], [], []
-    for g in few:
-        columns, own, N = _leaves(pls, coefficients, U) if g == pls.layout.leading else _root_columns(pls, g, U)
-        right.append(columns)
-        alone.append(own)
-        border.append(N)
-    N = np.concatenate(border)
-    G = scipy.linalg.block_diag(*alone) + N @ N.T
-    if pls.factor is not None:
-        through_root = pls.factor.solve_L(np.hstack(right))
-        G += through_root.T @ through_root
-    return G
 
 
 def _root_columns(pls: PenalizedLeastSquares, g: int, U: Array) -> tuple[Array, Array, Array]:

@@ -119,7 +119,7 @@ def test_blas_has_one_thread_all_through_an_evaluation(monkeypatch: pytest.Monke
 
         monkeypatch.setattr(module, name, watched)
 
-    for module, name in ((pls, "upper_factor"), (derivatives, "few_levels"), (derivatives, "_add_inverse")):
+    for module, name in ((pls, "upper_factor"), (derivatives, "few_columns"), (derivatives, "_add_inverse")):
         watch(module, name)
     refs = np.random.default_rng(1).integers(100, size=(1000, 2))
     data = pd.DataFrame({"y": refs @ [0.01, 0.02] % 1.0, "g": refs[:, 0], "h": refs[:, 1]})
