@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmm.errors import StorageError
-from bigmm.reduction.segments import FAN_IN, SHARED, Segment
+from bigmm.reduction.segments import FAN_IN, Segment
 from bigmm.reduction.work import BATCH, Work
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ LOCK = "lock"
 #: Directories of a checkpoint; and one that was being written.
 _SEGMENT = re.compile(r"[0-9]{6,}-[0-9]{6,}\.[0-9]+")
 _UNFINISHED = re.compile(rf"\.{_SEGMENT.pattern}-[^/]*")
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Checkpoint:
             for name, cp in zip(names, segment.slices, strict=True):
                 if not (self.folder / name).exists():
                     save_crossproducts(cp, self.folder / name)
-            records.append({"start": segment.start, "stop": segment.stop, "slices": names})
+            records.append({"start": segment.start, "stop": segment.stop, "same_levels": segment.same_levels, "slices": names})
         _write_index(self.folder, {"format": _FORMAT, "identity": dict(self.identity), "segments": records})
         self.clear()
 
@@ -144,7 +144,7 @@ def _identity(work: Work, data: str) -> dict[str, Any]:
         **design_record(work.design),
         "on_error": work.on_error,
         "slicing": [list(work.slicing.names), work.slicing.count],
-        "cut": [len(work.chunks), BATCH, FAN_IN, SHARED],
+        "cut": [len(work.chunks), BATCH, FAN_IN],
     }
 
 
@@ -195,16 +195,17 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
         _ = found["format"], found["identity"]["data"]
-        if not all(map(_is_record, found["segments"])):
+        if not all(_is_record(record, found["format"]) for record in found["segments"]):
             raise ValueError("its segments are damaged")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StorageError(f"the checkpoint {str(folder)!r} cannot be read ({error}): remove it and start again") from None
     return found
 
 
-def _is_record(segment: Any) -> bool:
+def _is_record(segment: Any, format_number: Any) -> bool:
     numbers, slices = (segment["start"], segment["stop"]), segment["slices"]
-    return all(type(number) is int for number in numbers) and bool(slices) and all(map(_SEGMENT.fullmatch, slices))
+    known = all(type(number) is int for number in numbers) and bool(slices) and all(map(_SEGMENT.fullmatch, slices))
+    return known and (format_number != _FORMAT or type(segment["same_levels"]) is bool)
 
 
 def _read_segment(folder: Path, record: Mapping[str, Any]) -> Segment:
@@ -215,7 +216,7 @@ def _read_segment(folder: Path, record: Mapping[str, Any]) -> Segment:
     except StorageError as error:
         damage = str(error).rpartition(": ")[0]  # without the advice, which is for what was saved by hand
         raise StorageError(f"the checkpoint {str(folder)!r} is damaged ({damage}): remove it and start again") from error
-    return Segment(record["start"], record["stop"], slices)
+    return Segment(record["start"], record["stop"], slices, record["same_levels"])
 
 
 def _write_index(folder: Path, record: Mapping[str, Any]) -> None:

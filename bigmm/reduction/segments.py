@@ -1,9 +1,10 @@
 """The driver's sum of the batches: segments of neighbouring batches, merged as they fill up.
 
-Neighbouring segments of one size, `FAN_IN` of them, become one of the next, so that n batches are copied about
-log32(n) times instead of n. Segments that have the same levels are merged sooner, for their sum is no longer than one
-of them: what is held is a few times as long as the result, however many batches there are. The order of every
-addition depends on nothing but the batches' number and their lengths.
+`FAN_IN` neighbours become one segment, `FAN_IN` of these one of the next level, so that n batches are copied about
+log32(n) times instead of n. Where segments have the same levels, so that their sum is no longer than they are, they are
+merged before they are so many, from left to right, as they would have been: what is held is a few results for each level, however
+many batches there are, and no sum is of many more than `FAN_IN` parts, whose rounding would add up. The order of every
+addition depends on nothing but the batches.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bigmm.addition import add
@@ -21,9 +22,10 @@ from bigmm.reduction.work import Slices, add_slices
 
 #: Parts that one merge adds up, on the driver and on workers.
 FAN_IN = 32
-#: Shorter segments that follow a segment become part of it when they have this many times its entries: then they share levels
-#: with it. Where every batch has levels of its own it never happens.
-SHARED = 2
+#: Segments have the same levels when they have this many times the entries of their sum.
+_SAME = 4
+#: Segments of one unit that are held where they have the same levels.
+_HELD = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,55 +36,63 @@ class Segment:
     ----------
     start, stop : int
     slices : Slices
-    entries : int
-        Numbers in it; 0 where the slices are elsewhere.
+    same_levels : bool
+        Its neighbours are known to have its levels.
     """
 
     start: int
     stop: int
     slices: Slices
-    entries: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "entries", sum(map(_entries, self.slices)))
+    same_levels: bool = False
 
     @property
     def size(self) -> int:
         """Batches in it."""
         return self.stop - self.start
 
+    @property
+    def unit(self) -> int:
+        """The batches of a whole segment of its level: the highest power of `FAN_IN` that is no more than its size."""
+        unit = 1
+        while unit * FAN_IN <= self.size:
+            unit *= FAN_IN
+        return unit
+
+    @property
+    def entries(self) -> int:
+        """Numbers in it; 0 where the slices are elsewhere."""
+        return sum(map(_entries, self.slices))
+
 
 def _entries(part: Any) -> int:
     if not isinstance(part, CrossProducts):
         return 0
     products = [*(array for group in part.groups for array in (group.ZtZ, group.ZtXy)), *(pair.ZtZ for pair in part.pairs.values())]
-    return sum(array.size for array in products) + len(part.sources) * (4 + len(part.sources.missing))
+    return sum(array.size for array in products) + len(part.sources)
 
 
 def extended(segments: list[Segment], batch: Slices, merge: Callable[[Sequence[Slices]], Slices] = add_slices) -> list[Segment]:
-    """Segments with one more batch; `merge` adds up slices, wherever these are."""
+    """Segments with one more batch; `merge` adds up slices, wherever these are, from left to right."""
     at = segments[-1].stop if segments else 0
-    found = [*segments, Segment(at, at + 1, batch)]
-    while run := _full(found) or _shared(found):
-        merged = Segment(run[0].start, run[-1].stop, merge([segment.slices for segment in run]))
-        found = [*found[: -len(run)], merged]
+    found = [*segments, Segment(at, at + 1, batch, bool(segments) and segments[-1].same_levels)]
+    while run := _due(found):
+        found = [*found[: -len(run)], _merged(run, merge)]
     return found
 
 
-def _full(segments: list[Segment]) -> list[Segment]:
-    """The last segments, when as many as a merge takes have one size."""
-    last = segments[-FAN_IN:]
-    return last if len(last) == FAN_IN and all(segment.size == last[-1].size for segment in last) else []
+def _due(segments: list[Segment]) -> list[Segment]:
+    """The last segments of one unit, when they are a whole one of the next, or have the same levels and are too many."""
+    last = segments[-1]
+    run = list(itertools.takewhile(lambda segment: segment.unit == last.unit, reversed(segments)))[::-1]
+    whole = last.stop - run[0].start == FAN_IN * last.unit
+    return run if whole or (last.same_levels and len(run) > _HELD) else []
 
 
-def _shared(segments: list[Segment]) -> list[Segment]:
-    """A segment and all that follow it, when these are shorter and have too many entries to have levels of their own."""
-    left = sum(segment.entries for segment in segments)
-    for place, (segment, following) in enumerate(itertools.pairwise(segments)):
-        left -= segment.entries
-        if segment.size > following.size and left > SHARED * segment.entries:
-            return segments[place:]
-    return []
+def _merged(run: list[Segment], merge: Callable[[Sequence[Slices]], Slices]) -> Segment:
+    start, stop, slices = run[0].start, run[-1].stop, merge([segment.slices for segment in run])
+    if run[-1].same_levels:
+        return Segment(start, stop, slices, same_levels=True)
+    return Segment(start, stop, slices, sum(segment.entries for segment in run) > _SAME * sum(map(_entries, slices)))
 
 
 def total(segments: list[Segment]) -> CrossProducts:

@@ -72,9 +72,10 @@ class _BlasLimits:
 
     def forget(self) -> None:
         """In a process that was forked, the other threads, which will set nothing back."""
+        self._lock = threading.Lock()  # another thread may have held the old one
         if self._holders:
             _set(_blas(), self._before)
-        self.__init__()  # type: ignore[misc]
+            self._holders.clear()
 
 
 _limits = _BlasLimits()

@@ -23,7 +23,7 @@ import pytest
 import bigmm
 from bigmm.crossproducts import CrossProducts
 from bigmm.errors import StorageError
-from bigmm.reduction import slicing
+from bigmm.reduction import segments, slicing
 from bigmm.reduction.progress import Progress
 from bigmm.reduction.work import BATCH
 
@@ -98,6 +98,15 @@ def test_goes_on_where_it_was(files: Path, expected: Any, tmp_path: Path, batche
     assert seen[-1].rows == CHUNKS * 40
 
 
+@pytest.mark.parametrize("batches", [6, 7, 9, 15, 22])
+def test_goes_on_among_segments_of_the_same_levels(files: Path, tmp_path: Path, batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "FAN_IN", 7)
+    uninterrupted = bits(bigmm.reduce(FORMULA, files, checkpoint=tmp_path / "whole"))
+    assert json.loads((tmp_path / "whole/checkpoint.json").read_text())["segments"][-1]["same_levels"]
+    stopped_after(files, tmp_path / "ck", batches)
+    assert bits(bigmm.reduce(FORMULA, files, checkpoint=tmp_path / "ck")) == uninterrupted
+
+
 def test_a_finished_one_reads_nothing(files: Path, expected: Any, tmp_path: Path) -> None:
     bigmm.reduce(FORMULA, files, checkpoint=tmp_path / "ck")
     seen: list[Progress] = []
@@ -124,7 +133,7 @@ def test_what_the_index_does_not_name_is_not_used(files: Path, expected: Any, tm
 
 SCRIPT = """
 import sys
-from bigmm.reduction import slicing
+from bigmm.reduction import segments, slicing
 slicing.SLICE_ROWS = 1500
 import bigmm
 print("started", flush=True)
@@ -287,7 +296,7 @@ class TestRefusals:
             bigmm.reduce(FORMULA, files, checkpoint="a\0b")
 
     @pytest.mark.parametrize(
-        "text", ["", "[]", "{}", "null", '{"format": 1, "identity": {"data": ""}, "segments": [{"slices": ["../x"]}]}']
+        "text", ["", "[]", "{}", "null", '{"format": 2, "identity": {"data": ""}, "segments": [{"slices": ["../x"]}]}']
     )
     def test_damaged_index_at_a_url(self, text: str, files: Path) -> None:
         url = f"memory://{uuid.uuid4()}/ck"
@@ -310,7 +319,14 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("stop", "1"), ("start", None), ("slices", []), ("slices", ["../lock"]), ("slices", ["000000-000001.0-/../lock"])],
+        [
+            ("stop", "1"),
+            ("start", None),
+            ("same_levels", 1),
+            ("slices", []),
+            ("slices", ["../lock"]),
+            ("slices", ["000000-000001.0-/../lock"]),
+        ],
         ids=repr,
     )
     def test_damaged_record(self, name: str, value: Any, files: Path, folder: Path) -> None:
@@ -318,6 +334,13 @@ class TestRefusals:
         index["segments"][0][name] = value
         (folder / "checkpoint.json").write_text(json.dumps(index))
         with pytest.raises(StorageError, match=r"cannot be read \(.*\): remove it and start again"):
+            bigmm.reduce(FORMULA, files, checkpoint=folder)
+
+    def test_another_format(self, files: Path, folder: Path) -> None:
+        index = json.loads((folder / "checkpoint.json").read_text())
+        older = [{name: part for name, part in record.items() if name != "same_levels"} for record in index["segments"]]
+        (folder / "checkpoint.json").write_text(json.dumps({**index, "format": 1, "segments": older}))
+        with pytest.raises(StorageError, match="has format 1: expected 2; choose another place"):
             bigmm.reduce(FORMULA, files, checkpoint=folder)
 
     def test_damaged_index(self, files: Path, folder: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 
 import dask.dataframe as dd
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 import bigmm
 from bigmm.crossproducts import CrossProducts
 from bigmm.reduction import run
-from bigmm.reduction.segments import FAN_IN, SHARED, Segment, extended, total
+from bigmm.reduction.segments import FAN_IN, Segment, extended, total
 from bigmm.reduction.work import BATCH, Slices, add_slices
 
 
@@ -36,36 +38,56 @@ def test_segments_cover_the_batches_in_order(batches: int) -> None:
     assert total(segments).rows.read == 20 * batches
 
 
-def test_batches_of_the_same_levels_are_held_a_few_times() -> None:
-    segments: list[Segment] = []
-    merged: list[int] = []
+class Counted:
+    """A merge that remembers how many it has merged at a time."""
 
-    def note(parts: Sequence[Slices]) -> Slices:
-        merged.append(len(parts))
+    def __init__(self) -> None:
+        self.parts: list[int] = []
+
+    def __call__(self, parts: Sequence[Slices]) -> Slices:
+        self.parts.append(len(parts))
         return add_slices(parts)
 
-    batches = [(product(seed),) for seed in range(3)]
+
+def test_batches_of_the_same_levels_are_held_a_few_times() -> None:
+    batches, segments, merge = [(product(seed),) for seed in range(3)], list[Segment](), Counted()
     for number in range(1, 1500):
-        segments = extended(segments, batches[number % 3], note)
-        if number > FAN_IN:
-            assert sum(segment.entries for segment in segments) <= (1 + SHARED) * segments[0].entries
+        segments = extended(segments, batches[number % 3], merge)
+        levels = 2 if number < FAN_IN**2 else 3
+        assert number < FAN_IN or len(segments) <= 2 * levels
     assert total(segments).rows.read == 20 * 1499
-    assert sum(merged) < 2.2 * 1499  # and a merge takes more than two at a time
+    assert sum(merge.parts) < 2.2 * 1499  # and a merge takes more than two at a time
+
+
+def test_batches_that_are_merged_early_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+    for held in (2, FAN_IN):
+        monkeypatch.setattr("bigmm.reduction.segments._HELD", held)
+        segments: list[Segment] = []
+        for number in range(FAN_IN**2):
+            segments = extended(segments, (product(number % 40),))
+        (whole,) = segments
+        digests.append(whole.slices[0].digest)
+    assert digests[0] == digests[1]
 
 
 def test_batches_of_their_own_levels_are_merged_as_rarely_as_can_be() -> None:
-    segments: list[Segment] = []
-    merged: list[int] = []
-
-    def note(parts: Sequence[Slices]) -> Slices:
-        merged.append(len(parts))
-        return add_slices(parts)
-
+    segments, merge = list[Segment](), Counted()
     for number in range(FAN_IN**2 + FAN_IN):
         data = pd.DataFrame({"g": [2 * number, 2 * number + 1], "y": [0.5, 0.25]})
-        segments = extended(segments, (bigmm.reduce("y ~ 1 + (1|g)", data, client=0),), note)
-    assert merged == [FAN_IN] * (FAN_IN + 2)
+        segments = extended(segments, (bigmm.reduce("y ~ 1 + (1|g)", data, client=0),), merge)
+    assert merge.parts == [FAN_IN] * (FAN_IN + 2)
     assert [segment.size for segment in segments] == [FAN_IN**2, FAN_IN]
+
+
+def test_many_batches_lose_no_digits() -> None:
+    """Beside an exact sum."""
+    whole = product(1)
+    values, segments = np.random.default_rng(1).uniform(0.5, 1.5, 3000), list[Segment]()
+    for value in values:
+        part = replace(whole, groups=(replace(whole.groups[0], ZtXy=np.full_like(whole.groups[0].ZtXy, value)),))
+        segments = extended(segments, (part,))
+    np.testing.assert_allclose(total(segments).groups[0].ZtXy, math.fsum(values), rtol=1e-15)
 
 
 def test_total_is_the_sum() -> None:
