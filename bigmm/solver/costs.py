@@ -7,12 +7,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from bigmm.solver import tiles, traces
 from bigmm.solver.cholmod import SparseFactor
 from bigmm.solver.layout import Index, Layout, Leaves
 from bigmm.solver.root_order import root_columns
 from bigmm.solver.threads import dense_threads, front_threads, loop_threads
-from bigmm.solver.tiles import work_size
-from bigmm.solver.traces import PANEL
 
 #: What a gradient takes of a dense root: S^-1, or L^-1 with the root's columns as they are laid out or in an order of their own.
 DenseInverseOf: TypeAlias = Literal["S^-1", "L^-1", "L^-1, few leaves first"]
@@ -107,7 +106,7 @@ def cost_of_traces(leaves: Leaves) -> Cost:
 def cost_of_dense(r: int, leaves: Leaves | None = None) -> Cost:
     """A dense root: its factor and, for the gradient, an inverse in its place and the traces of the leaves with it."""
     flops = r**3 / 3.0
-    own = Cost(r * (r + 1) // 2, 8 * (r * r + work_size(r)), flops, seconds=flops / _DENSE / dense_threads(r))
+    own = Cost(r * (r + 1) // 2, 8 * (r * r + tiles.work_size(r)), flops, seconds=flops / _DENSE / dense_threads(r))
     if leaves is None:
         return own + _by_inverse(r)
     way = cheapest_inverse(r, leaves)
@@ -131,9 +130,9 @@ def cheapest_inverse(r: int, leaves: Leaves) -> DenseInverseOf:
 def panel_products(leaves: Leaves, *, few_leaves_first: bool) -> float:
     """Multiplications of the leaves with L^-1, panel by panel, and of what they give with itself."""
     columns, k = root_columns(leaves, few_leaves_first=few_leaves_first), leaves.ZtZ.shape[1]
-    panels = -(-len(columns) // PANEL)
-    met = np.diff(leaves.root_indptr)[columns] @ (panels - np.arange(len(columns)) // PANEL)
-    return float(PANEL * (k * met + (k + k * (k + 1) / 2) * panels * len(leaves.ZtZ)))
+    panels = -(-len(columns) // traces.PANEL)
+    met = np.diff(leaves.root_indptr)[columns] @ (panels - np.arange(len(columns)) // traces.PANEL)
+    return float(traces.PANEL * (k * met + (k + k * (k + 1) / 2) * panels * len(leaves.ZtZ)))
 
 
 def _ordering(r: int) -> float:
@@ -150,8 +149,8 @@ def _by_inverse_factor(r: int, leaves: Leaves, way: DenseInverseOf) -> Cost:
     flops, products = r**3 / 3.0, panel_products(leaves, few_leaves_first=way == "L^-1, few leaves first")
     threads = loop_threads(products)
     seconds = flops / _DENSE / dense_threads(r) + products / _PANEL_PRODUCTS / threads
-    places = 2 * len(leaves.indices)
-    return Cost(nbytes=8 * threads * r * PANEL + places, gradient_flops=flops + 2.0 * products, gradient_seconds=seconds)
+    room = 8 * max(traces.work_size(r, threads) - tiles.work_size(r), 0) + 2 * len(leaves.indices)
+    return Cost(nbytes=room, gradient_flops=flops + 2.0 * products, gradient_seconds=seconds)
 
 
 def cost_of_sparse(factor: SparseFactor, blocks: int) -> Cost:

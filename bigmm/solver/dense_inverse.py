@@ -19,9 +19,9 @@ from bigmm.solver.threads import loop_threads, looping
 
 
 class DenseInverse(Protocol):
-    """Takes the place of a factor that `tiles.factorize` left."""
+    """Takes the place of a factor that `tiles.factorize` left; has room of its own for that and for the traces."""
 
-    def invert(self, S: Array, threads: int, work: Array) -> None:
+    def invert(self, S: Array, threads: int) -> None:
         """The inverse in place; arguments as of `tiles.invert`."""
 
     def leaf_traces(self, S: Array, leaves: Leaves, G: Array) -> Array:
@@ -32,11 +32,14 @@ class DenseInverse(Protocol):
 
 
 class ByInverse:
-    """S^-1 itself."""
+    """S^-1 itself; of a root of order r."""
 
-    def invert(self, S: Array, threads: int, work: Array) -> None:
+    def __init__(self, r: int) -> None:
+        self._work = np.empty(tiles.work_size(r))
+
+    def invert(self, S: Array, threads: int) -> None:
         """S^-1, its upper triangle."""
-        tiles.invert(S, threads, work)
+        tiles.invert(S, threads, self._work)
 
     def leaf_traces(self, S: Array, leaves: Leaves, G: Array) -> Array:
         """Sum of G_j S^-1 G_j'."""
@@ -59,21 +62,24 @@ class ByInverse:
 class ByInverseFactor:
     """L^-1, of which S^-1 is the square; the matrix that was factored stood in this order."""
 
-    def __init__(self, order: RootOrder) -> None:
+    def __init__(self, order: RootOrder, leaves: Leaves) -> None:
+        r = len(order.columns)
         self._order = order
+        # more than the other loops over leaves deserve
+        self._threads = loop_threads(panel_products(leaves, few_leaves_first=not order.natural))
+        self._work = np.empty(max(tiles.work_size(r), traces.work_size(r, self._threads)))  # one after the other
 
-    def invert(self, S: Array, threads: int, work: Array) -> None:
+    def invert(self, S: Array, threads: int) -> None:
         """L^-1 transposed, an upper triangle."""
-        tiles.invert_factor(S, threads, work)
+        tiles.invert_factor(S, threads, self._work)
 
     def leaf_traces(self, S: Array, leaves: Leaves, G: Array) -> Array:
         """Sum of the squares of L^-1 G_j'."""
         k, r, order = G.shape[1], len(S), self._order
         out = np.empty((-(-r // traces.PANEL), k, k))
-        threads = loop_threads(panel_products(leaves, few_leaves_first=not order.natural))  # more than the other loops over leaves deserve
-        with looping(threads):
-            work = np.empty((threads, r, traces.PANEL))
-            traces.from_inverse_factor(leaves.indptr, leaves.indices, order.entries, order.places, G, S, work, out)
+        panels = self._work[: traces.work_size(r, self._threads)].reshape(self._threads, r, traces.PANEL)
+        with looping(self._threads):
+            traces.from_inverse_factor(leaves.indptr, leaves.indices, order.entries, order.places, G, S, panels, out)
         return np.asarray(out.sum(axis=0))
 
     def diagonal_blocks(self, S: Array, root: Root) -> list[Array]:

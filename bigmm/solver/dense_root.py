@@ -31,12 +31,14 @@ class DenseRoot:
         self._root, self._leaves = root, leaves
         self._S = np.empty((root.r, root.r))
         self._logdet = 0.0
-        self._work = np.empty(tiles.work_size(root.r))
         self._threads = dense_threads(root.r)
         self._order: RootOrder | None = None
-        if leaves is not None and (way := cheapest_inverse(root.r, leaves)) != "S^-1":
+        self._inverse: DenseInverse
+        if leaves is None or (way := cheapest_inverse(root.r, leaves)) == "S^-1":
+            self._inverse = ByInverse(root.r)
+        else:
             self._order = root_order(leaves, natural=way == "L^-1")
-        self._inverse: DenseInverse = ByInverse() if self._order is None else ByInverseFactor(self._order)
+            self._inverse = ByInverseFactor(self._order, leaves)
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:
         """Write S."""
@@ -84,7 +86,7 @@ class DenseRoot:
 
     def invert(self) -> None:
         """S^-1, or L^-1, in place of L."""
-        self._inverse.invert(self._S, self._threads, self._work)
+        self._inverse.invert(self._S, self._threads)
 
     @property
     def L(self) -> Array:

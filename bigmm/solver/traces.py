@@ -143,6 +143,11 @@ def from_sparse(
                 _add_products(row, c, own, stop, indices, G, x, out[c])
 
 
+def work_size(r: int, threads: int) -> int:
+    """Numbers that `from_inverse_factor` needs beside a matrix of order r."""
+    return threads * r * PANEL
+
+
 @parallel_loops
 def from_inverse_factor(
     indptr: Index, indices: Index, entries: LeafEntries, places: Index, G: Array, L: Array, work: Array, out: Array
