@@ -112,17 +112,18 @@ def cost_of_dense(r: int, leaves: Leaves | None = None) -> Cost:
     way = cheapest_inverse(r, leaves)
     if way == "S^-1":
         return own + _by_inverse(r) + cost_of_traces(leaves)
-    ordering = Cost(seconds=_ordering(r)) if way == "L^-1, few leaves first" else Cost()
-    return own + ordering + _by_inverse_factor(r, leaves, way)
+    few_leaves_first = way != "L^-1"
+    ordering = Cost(seconds=_ordering(r)) if few_leaves_first else Cost()
+    return own + ordering + _by_inverse_factor(r, leaves, few_leaves_first=few_leaves_first)
 
 
 def cheapest_inverse(r: int, leaves: Leaves) -> DenseInverseOf:
     """What gives the gradient of a dense root soonest: on one thread, for the choice decides the last bits."""
-    factor_inverse, visits = r**3 / 3.0 / _DENSE, leaves.products * leaves.ZtZ.shape[1] / _PRODUCTS
+    inverting_L, visiting = r**3 / 3.0 / _DENSE, leaves.products * leaves.ZtZ.shape[1] / _PRODUCTS
     ways: dict[DenseInverseOf, float] = {
-        "S^-1": 2.0 * factor_inverse + visits,
-        "L^-1": factor_inverse + panel_products(leaves, few_leaves_first=False) / _PANEL_PRODUCTS,
-        "L^-1, few leaves first": factor_inverse + panel_products(leaves, few_leaves_first=True) / _PANEL_PRODUCTS + _ordering(r),
+        "S^-1": 2.0 * inverting_L + visiting,
+        "L^-1": inverting_L + panel_products(leaves, few_leaves_first=False) / _PANEL_PRODUCTS,
+        "L^-1, few leaves first": inverting_L + panel_products(leaves, few_leaves_first=True) / _PANEL_PRODUCTS + _ordering(r),
     }
     return min(ways, key=ways.__getitem__)
 
@@ -145,8 +146,8 @@ def _by_inverse(r: int) -> Cost:
     return Cost(gradient_flops=flops, gradient_seconds=flops / _DENSE / dense_threads(r))
 
 
-def _by_inverse_factor(r: int, leaves: Leaves, way: DenseInverseOf) -> Cost:
-    flops, products = r**3 / 3.0, panel_products(leaves, few_leaves_first=way == "L^-1, few leaves first")
+def _by_inverse_factor(r: int, leaves: Leaves, *, few_leaves_first: bool) -> Cost:
+    flops, products = r**3 / 3.0, panel_products(leaves, few_leaves_first=few_leaves_first)
     threads = loop_threads(products)
     seconds = flops / _DENSE / dense_threads(r) + products / _PANEL_PRODUCTS / threads
     room = 8 * max(traces.work_size(r, threads) - tiles.work_size(r), 0) + 2 * len(leaves.indices)

@@ -66,7 +66,7 @@ class ByInverseFactor:
         r = len(order.columns)
         self._order = order
         # more than the other loops over leaves deserve
-        self._threads = loop_threads(panel_products(leaves, few_leaves_first=not order.natural))
+        self._threads = loop_threads(panel_products(leaves, few_leaves_first=order.few_leaves_first))
         self._work = np.empty(max(tiles.work_size(r), traces.work_size(r, self._threads)))  # one after the other
 
     def invert(self, S: Array, threads: int) -> None:

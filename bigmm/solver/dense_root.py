@@ -37,7 +37,7 @@ class DenseRoot:
         if leaves is None or (way := cheapest_inverse(root.r, leaves)) == "S^-1":
             self._inverse = ByInverse(root.r)
         else:
-            self._order = root_order(leaves, natural=way == "L^-1")
+            self._order = root_order(leaves, few_leaves_first=way != "L^-1")
             self._inverse = ByInverseFactor(self._order, leaves)
 
     def assemble(self, templates: Sequence[Array], B: Array | None) -> None:

@@ -35,34 +35,34 @@ class RootOrder:
         Of each column, where it stands.
     entries : (nnz,)
         The entries of each leaf by the places of their columns, counted from the leaf's first entry.
-    natural : bool
-        Every column is where the layout has it.
+    few_leaves_first : bool
+        Unless so, every column is where the layout has it.
     """
 
     columns: Index
     places: Index
     entries: LeafEntries
-    natural: bool
+    few_leaves_first: bool
 
     def permute(self, S: Array) -> None:
         """Put a symmetric matrix, of which the upper triangle is given, into this order; the lower triangle is lost."""
-        if not self.natural:
+        if self.few_leaves_first:
             _mirror(S)
             _gather(S, self.columns, self.places)
             _move_rows(S, self.columns)
 
     def into(self, b: Array) -> Array:
         """Rows in this order."""
-        return b if self.natural else np.asarray(b[self.columns])
+        return np.asarray(b[self.columns]) if self.few_leaves_first else b
 
     def out_of(self, b: Array) -> Array:
         """Rows of this order where the layout has them."""
-        return b if self.natural else np.asarray(b[self.places])
+        return np.asarray(b[self.places]) if self.few_leaves_first else b
 
 
-def root_order(leaves: Leaves, *, natural: bool) -> RootOrder:
+def root_order(leaves: Leaves, *, few_leaves_first: bool) -> RootOrder:
     """Order the columns, unless they shall stay where they are, and the entries of each leaf with them."""
-    columns = root_columns(leaves, few_leaves_first=not natural)
+    columns = root_columns(leaves, few_leaves_first=few_leaves_first)
     places = np.empty_like(columns)
     places[columns] = np.arange(len(columns), dtype=np.int32)
     longest = int(np.diff(leaves.indptr).max(initial=0))
@@ -70,7 +70,7 @@ def root_order(leaves: Leaves, *, natural: bool) -> RootOrder:
     if longest > np.iinfo(np.uint16).max:
         entries = np.empty(len(leaves.indices), dtype=np.uint32)
     _order_entries(columns, leaves.root_indptr, leaves.root_leaves, leaves.root_entries, leaves.indptr, leaves.indptr[:-1].copy(), entries)
-    return RootOrder(columns, places, entries, natural)
+    return RootOrder(columns, places, entries, few_leaves_first)
 
 
 def root_columns(leaves: Leaves, *, few_leaves_first: bool) -> npt.NDArray[np.int32]:

@@ -37,15 +37,15 @@ def test_a_matrix_is_permuted_in_place(r: int) -> None:
         whole = rng.normal(size=(r, r))
         whole = whole + whole.T
         S = np.triu(whole) + np.tril(np.full((r, r), np.nan), -1)
-        RootOrder(columns.astype(np.int32), np.argsort(columns).astype(np.int32), np.zeros(0, np.uint16), False).permute(S)
+        RootOrder(columns.astype(np.int32), np.argsort(columns).astype(np.int32), np.zeros(0, np.uint16), few_leaves_first=True).permute(S)
         np.testing.assert_array_equal(np.triu(S), np.triu(whole[np.ix_(columns, columns)]))
 
 
-@pytest.mark.parametrize("natural", [False, True])
+@pytest.mark.parametrize("few_leaves_first", [False, True])
 @pytest.mark.parametrize("formula", ["y ~ x + (1 | a) + (1 | b)", "y ~ x + (x | a) + (x | b) + (1 | c)"])
-def test_levels_of_many_leaves_stand_last_in_their_factor(formula: str, natural: bool) -> None:
+def test_levels_of_many_leaves_stand_last_in_their_factor(formula: str, few_leaves_first: bool) -> None:
     leaves = _leaves(formula)
-    order, counts = root_order(leaves, natural=natural), np.diff(leaves.root_indptr)
+    order, counts = root_order(leaves, few_leaves_first=few_leaves_first), np.diff(leaves.root_indptr)
     assert sorted(order.columns) == list(range(len(counts)))
     np.testing.assert_array_equal(order.columns[order.places], np.arange(len(counts)))
     first = [pair.first for pair in leaves.pairs]
@@ -53,7 +53,7 @@ def test_levels_of_many_leaves_stand_last_in_their_factor(formula: str, natural:
         columns = order.columns[start:end].reshape(-1, pair.k)
         assert columns.min() == start
         np.testing.assert_array_equal(columns - columns[:, :1], np.tile(np.arange(pair.k), (len(columns), 1)))
-        assert (np.diff(counts[columns[:, 0]]) >= 0).all() != natural
+        assert (np.diff(counts[columns[:, 0]]) >= 0).all() == few_leaves_first
     for j in range(len(leaves.indptr) - 1):
         own = leaves.indices[leaves.indptr[j] : leaves.indptr[j + 1]]
         entries = order.entries[leaves.indptr[j] : leaves.indptr[j + 1]]
@@ -65,7 +65,7 @@ def test_products_are_counted_by_panels(first: bool) -> None:
     """Each entry of a leaf meets the panel in which its column begins and all after it; each leaf's rows meet one another in each."""
     leaves = _leaves("y ~ x + (x | a) + (x | b) + (1 | c)")
     r, k = len(leaves.root_indptr) - 1, 2
-    places = root_order(leaves, natural=not first).places
+    places = root_order(leaves, few_leaves_first=first).places
     panels = [range(start, min(start + PANEL, r)) for start in range(0, r, PANEL)]
     expected = 0.0
     for own in np.split(leaves.indices, leaves.indptr[1:-1]):
@@ -101,4 +101,4 @@ def test_the_plan_says_in_which_order(monkeypatch: pytest.MonkeyPatch) -> None:
         assert model.plan().chosen.order == name
         assert isinstance(model.pls.factor, DenseRoot)
         assert model.pls.factor._order is not None
-        assert model.pls.factor._order.natural == (name == "natural")
+        assert model.pls.factor._order.few_leaves_first == (name != "natural")
