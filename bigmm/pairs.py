@@ -12,7 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from bigmm.codes import Codes
-from bigmm.sparse_rows import NO_LEVEL, add_row_lengths, count_rows, find, gather, row_starts, sum_rows, take_rows, zero_tables
+from bigmm.sparse_rows import (
+    NO_LEVEL,
+    add_row_lengths,
+    count_in_table,
+    count_ordered,
+    count_rows,
+    find,
+    gather,
+    gather_in_order,
+    row_starts,
+    sum_rows,
+    take_rows,
+    zero_tables,
+)
 
 _INT32_MAX = 2**31 - 1
 #: Entries that are gathered at once while runs are merged: their space fits into the second cache.
@@ -25,25 +38,35 @@ def level_starts(refs: Codes, count: int) -> tuple[npt.NDArray[np.int64], bool]:
     return starts, bool(gathered)
 
 
-def count_pairs(g: Codes, h: Codes, g_starts: npt.NDArray[np.int64], gathered: bool, h_count: int) -> tuple[Codes, Codes, Codes]:
+def count_pairs(
+    g: Codes, h: Codes, g_starts: npt.NDArray[np.int64], gathered: bool, h_starts: npt.NDArray[np.int64]
+) -> tuple[Codes, Codes, Codes]:
     """Pairs of codes that occur, ordered by (g, h), and their numbers of rows.
 
     Parameters
     ----------
     g, h : (n,) int32
     g_starts, gathered
-        Of `level_starts`.
-    h_count : int
-        The codes `h` are below it.
+        Of `level_starts` of g.
+    h_starts
+        The same of h.
 
     Returns
     -------
     g, h, counts : (nnz,) int32
     """
-    entries = h.copy() if gathered else np.empty_like(h)
-    if not gathered:
-        gather(g, h, g_starts, entries)
-    out = _space(len(g), np.int32)
+    n, g_count, h_count = len(g), len(g_starts) - 1, len(h_starts) - 1
+    out = _space(n, np.int32)
+    if g_count * h_count <= n:
+        return _trimmed(out, count_in_table(g, h, np.zeros((g_count, h_count), dtype=np.int32), *out))
+    if gathered:
+        return _trimmed(out, count_rows(h.copy(), g_starts, h_count, *out))
+    if h_count <= n:  # two passes put the rows in order, sooner than sorting each; in the result's own space
+        _, entries, by_h = out
+        gather(h, g, h_starts, by_h)
+        gather_in_order(by_h, h_starts, g_starts, entries)
+        return _trimmed(out, count_ordered(g_starts, *out))
+    gather(g, h, g_starts, entries := np.empty_like(h))
     return _trimmed(out, count_rows(entries, g_starts, h_count, *out))
 
 

@@ -52,6 +52,51 @@ def gather(g: Codes, h: Codes, starts: npt.NDArray[np.int64], out: Codes) -> Non
 
 
 @_jit
+def gather_in_order(g_by_h: Codes, h_starts: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], out: Codes) -> None:
+    """As `gather`, of entries that were gathered by their level of h before: those of each row come in order."""
+    place = starts[:-1].astype(np.int32)
+    for j in range(len(h_starts) - 1):
+        for e in range(h_starts[j], h_starts[j + 1]):
+            i = g_by_h[e]
+            out[place[i]] = j
+            place[i] += 1
+
+
+@_jit
+def count_ordered(starts: npt.NDArray[np.int64], g_out: Codes, h: Codes, out: Codes) -> int:
+    """Distinct entries of every level and their numbers, of rows that are in order; the former take the place of all in `h`."""
+    place = -1
+    for i in range(len(starts) - 1):
+        last = -1
+        for e in range(starts[i], starts[i + 1]):
+            if h[e] == last:
+                out[place] += 1
+                continue
+            last = h[e]
+            place += 1
+            g_out[place] = i
+            h[place] = last
+            out[place] = 1
+    return place + 1
+
+
+@_jit
+def count_in_table(g: Codes, h: Codes, table: Codes, g_out: Codes, h_out: Codes, out: Codes) -> int:
+    """Distinct entries of every level and their numbers, in any order, by a count for every pair that there might be: `table` is zero."""
+    for r in range(len(g)):
+        table[g[r], h[r]] += 1
+    place = 0
+    for i in range(table.shape[0]):
+        for j in range(table.shape[1]):
+            if table[i, j] != 0:
+                g_out[place] = i
+                h_out[place] = j
+                out[place] = table[i, j]
+                place += 1
+    return place
+
+
+@_jit
 def _next_bit(word: np.uint64) -> Any:
     """Number of the lowest bit that is set."""
     return np.int64(popcount((word & (~word + np.uint64(1))) - np.uint64(1)))

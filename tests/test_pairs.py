@@ -13,7 +13,7 @@ SHAPES = [(0, 3, 4), (1, 1, 1), (5_000, 4_000, 300), (20_000, 40, 7_000), (20_00
 
 def counted(g: np.ndarray, h: np.ndarray, q: tuple[int, int]) -> tuple[np.ndarray, ...]:
     starts, gathered = level_starts(g, q[0])
-    return count_pairs(g, h, starts, gathered, q[1])
+    return count_pairs(g, h, starts, gathered, level_starts(h, q[1])[0])
 
 
 def expected(g: np.ndarray, h: np.ndarray, counts: np.ndarray, h_count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -225,7 +225,7 @@ def _intercept_products(codes: Refs, rows: npt.NDArray[np.int64], xy: _Block) ->
 
 
 def _pair(g: _GroupRefs, h: _GroupRefs, left: _Block, right: _Block, weights: Array | None) -> PairProducts:
-    g_refs, h_refs, counts = count_pairs(g.codes, h.codes, g.starts, g.gathered, len(h.levels))
+    g_refs, h_refs, counts = count_pairs(g.codes, h.codes, g.starts, g.gathered, h.starts)
     if weights is None and left.is_intercept and right.is_intercept:
         return PairProducts(g_refs, h_refs, counts[:, None, None])
     refs = find_pairs(g.codes, h.codes, g_refs, h_refs, len(g.levels))
