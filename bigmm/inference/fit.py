@@ -22,6 +22,7 @@ from bigmm.solver.covariance import RelativeCovariance
 from bigmm.solver.optimize import Optimization
 
 if TYPE_CHECKING:
+    from bigmm.inference.intervals import IntervalMethod
     from bigmm.inference.verify import Verification
     from bigmm.solver.model import LinearMixedModel
 
@@ -213,6 +214,35 @@ class LinearMixedModelFit:
         with self.model.lock:
             self.model.evaluate(self.theta)
             return tuple(self.sigma**2 * relative for relative in self.model.pls.conditional_variances())
+
+    def confint(self, level: float = 0.95, method: IntervalMethod = "wald") -> pd.DataFrame:
+        """Confidence intervals of the fixed effects.
+
+        Parameters
+        ----------
+        level : float
+            Of confidence, between 0 and 1.
+        method : {"wald"}
+            Estimates plus and minus normal quantiles of their standard errors: right where levels of the grouping factors are
+            many. (lme4's default profiles the likelihood, and has variances, too; its ``method="Wald"`` is this.)
+
+        Returns
+        -------
+        DataFrame
+            Two columns, named as in R (``2.5 %``, ``97.5 %``); a line for each of `fixef`.
+
+        Raises
+        ------
+        ModelError
+            For another method, or a level that is no number between 0 and 1.
+
+        References
+        ----------
+        lme4's ``confint.merMod`` (https://rdrr.io/cran/lme4/man/confint.merMod.html).
+        """
+        from bigmm.inference.intervals import confidence_intervals
+
+        return confidence_intervals(self, level, method)
 
     def summary(self) -> str:
         """The fit as text, in lme4's layout."""
