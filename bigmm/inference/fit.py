@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -215,34 +215,40 @@ class LinearMixedModelFit:
             self.model.evaluate(self.theta)
             return tuple(self.sigma**2 * relative for relative in self.model.pls.conditional_variances())
 
-    def confint(self, level: float = 0.95, method: IntervalMethod = "wald") -> pd.DataFrame:
-        """Confidence intervals of the fixed effects.
+    def confint(self, parm: str | Sequence[str] | None = None, level: float = 0.95, method: IntervalMethod = "wald") -> pd.DataFrame:
+        """Confidence intervals.
 
         Parameters
         ----------
+        parm : str or sequence of str, optional
+            Names of what is wanted; everything that the method has, unless given.
         level : float
             Of confidence, between 0 and 1.
-        method : {"wald"}
-            Estimates plus and minus normal quantiles of their standard errors: right where levels of the grouping factors are
-            many. (lme4's default profiles the likelihood, and has variances, too; its ``method="Wald"`` is this.)
+        method : {"wald", "profile"}
+            "wald": of fixed effects, estimates plus and minus normal quantiles of their standard errors. "profile", lme4's
+            default: of standard deviations and correlations of the random effects, of the residual standard deviation and of the
+            fixed effects, by likelihood-ratio tests against ML. Each limit takes some six minimizations over all other
+            parameters, of some fifty evaluations each.
 
         Returns
         -------
         DataFrame
-            Two columns, named as in R (``2.5 %``, ``97.5 %``); a line for each of `fixef`.
+            Two columns, named as in R (``2.5 %``, ``97.5 %``); a line for each parameter, named as lme4 does with
+            ``oldNames = FALSE``: ``sd_(Intercept)|Subject``, ``cor_Days.(Intercept)|Subject``, ``sigma``, ``Days``.
 
         Raises
         ------
         ModelError
-            For another method, or a level that is no number between 0 and 1.
+            For other names or methods, a level that is no number between 0 and 1, a profile of a fit without crossproducts, one
+            that leads below the fit's minimum, and one that does not rise.
 
         References
         ----------
-        lme4's ``confint.merMod`` (https://rdrr.io/cran/lme4/man/confint.merMod.html).
+        Bates et al. (2015), JSS 67(1), section 5.1; lme4's ``confint.merMod`` (https://rdrr.io/cran/lme4/man/confint.merMod.html).
         """
         from bigmm.inference.intervals import confidence_intervals
 
-        return confidence_intervals(self, level, method)
+        return confidence_intervals(self, parm, level, method)
 
     def summary(self) -> str:
         """The fit as text, in lme4's layout."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -131,6 +132,14 @@ class LinearMixedModel:
     def is_portable(self) -> bool:
         """Whether a fit that is pickled takes its model along."""
         return True
+
+    def by_ml(self) -> LinearMixedModel:
+        """The same model with the likelihood instead of the REML criterion; they share the factorization, and its lock."""
+        if not self.reml:
+            return self
+        other = copy.copy(self)
+        other.reml, other.lock, other._pls, other._planned = False, self.lock, self._pls, self._planned
+        return other
 
     def plan(self, memory: float | None = None) -> Plan:
         """How the model is factored and what that costs, found without factoring anything.

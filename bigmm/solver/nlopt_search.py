@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,8 @@ _LEAST_STEP = 0.1
 #: Step and slope of the one-sided check at a bound, and how often the search may start again from there.
 _EDGE_STEP = 1e-3
 _RESTARTS = 3
+#: A step of `minimize_by_bobyqa` that gains less is the last.
+_FTOL = 1e-7
 
 
 def search(seen: Evaluations, covariance: RelativeCovariance, start: Array, units: Units, settings: Optimizer) -> tuple[str, bool]:
@@ -129,6 +132,47 @@ def _search(seen: Evaluations, start: Array, lower: Array, least: Array, setting
         raise
     code = optimizer.last_optimize_result()
     return _REASONS.get(code, f"nlopt code {code}"), code in (nlopt.SUCCESS, nlopt.FTOL_REACHED, nlopt.XTOL_REACHED)
+
+
+def minimize_by_bobyqa(function: Callable[[Array], float], start: Array, lower: Array, step: Array) -> tuple[float, Array]:
+    """The minimum of any function by BOBYQA, to about 1e-7: its value, and where it is.
+
+    Parameters
+    ----------
+    function : callable
+        Of an array; NaN where it does not exist, which passes for its value at the start.
+    start, lower, step : (n,)
+        Where to begin, a step inside the bounds; bounds; first steps.
+
+    References
+    ----------
+    Powell (2009), The BOBYQA algorithm for bound constrained optimization without derivatives, report DAMTP 2009/NA06.
+    """
+    inside = np.maximum(start, lower + step)  # at zero, where a deviance is even in theta, it might not get away
+    best, at_start = [(function(start), start)], function(inside)
+    failures: list[BaseException] = []
+
+    def seen(x: Array, _: Array) -> float:
+        try:
+            value = function(x)
+        except BaseException as error:
+            failures.append(error)
+            raise nlopt.ForcedStop from error
+        if value < best[0][0]:
+            best[0] = value, x.copy()
+        return value if np.isfinite(value) else at_start
+
+    optimizer = nlopt.opt(nlopt.LN_BOBYQA, len(start))
+    optimizer.set_min_objective(seen)
+    optimizer.set_lower_bounds(lower)
+    optimizer.set_initial_step(step)
+    optimizer.set_ftol_abs(_FTOL)
+    try:
+        optimizer.optimize(inside)
+    except (nlopt.ForcedStop, nlopt.RoundoffLimited, nlopt.runtime_error, SystemError):
+        if failures:
+            raise failures[0] from None
+    return best[0]
 
 
 def _off_the_edge(seen: Evaluations, covariance: RelativeCovariance) -> Array | None:

@@ -1,51 +1,178 @@
-"""Confidence intervals against those of lme4."""
+"""Confidence intervals, against those of lme4 and against the likelihood as it is defined."""
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import minimize
+from scipy.special import ndtri
 
 import bigmm
 from tests.reference.cases import read_data
 
+SLOPES = "Reaction ~ 1 + Days + (1 + Days | Subject)"
 #: lme4 1.1-31: confint(lmer(Reaction ~ 1 + Days + (1 + Days | Subject), sleepstudy), parm = "beta_", method = "Wald", level = ...)
-LME4 = {
+WALD = {
     0.95: {"2.5 %": [238.02914112, 7.43759393], "97.5 %": [264.78106858, 13.49697799]},
     0.9: {"5 %": [240.179642222, 7.924688257], "95 %": [262.63056747, 13.00988366]},
 }
+#: lme4 1.1-31: confint(lmer(..., REML = FALSE), oldNames = FALSE), which interpolates between points of the profile.
+PROFILES: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
+    ("sleepstudy", SLOPES): {
+        "sd_(Intercept)|Subject": (14.38143435, 37.71601215),
+        "cor_Days.(Intercept)|Subject": (-0.48150044, 0.68498621),
+        "sd_Days|Subject": (3.80116474, 8.75336674),
+        "sigma": (22.89826622, 28.85799732),
+        "(Intercept)": (237.68069547, 265.12951469),
+        "Days": (7.35865330, 13.57591874),
+    },
+    ("sleepstudy", "Reaction ~ 1 + Days + (1 + Days || Subject)"): {
+        "sd_(Intercept)|Subject": (15.2586462, 37.7864639),
+        "sd_Days|Subject.1": (3.9640744, 8.7691604),
+        "sigma": (22.8805547, 28.7875976),
+        "(Intercept)": (237.5721480, 265.2380618),
+        "Days": (7.3340668, 13.6005051),
+    },
+    ("penicillin", "diameter ~ 1 + (1 | plate) + (1 | sample)"): {
+        "sd_(Intercept)|plate": (0.63356597, 1.18210399),
+        "sd_(Intercept)|sample": (1.09578940, 3.55629178),
+        "sigma": (0.48584540, 0.62945348),
+        "(Intercept)": (21.26662738, 24.67781762),
+    },
+    ("pastes", "strength ~ 1 + (1 | batch / cask)"): {
+        "sd_(Intercept)|cask:batch": (2.15793374, 4.0535888),
+        "sd_(Intercept)|batch": (0.0, 2.9465913),
+        "sigma": (0.65202336, 1.0854481),
+        "(Intercept)": (58.66365038, 61.4430164),
+    },
+    ("dyestuff2", "Yield ~ 1 + (1 | Batch)"): {
+        "sd_(Intercept)|Batch": (0.0, 2.0840435),
+        "sigma": (2.8928310, 4.8158326),
+        "(Intercept)": (4.3121002, 7.0190923),
+    },
+}
+
+
+#: Of the simulated data.
+GROUPS, EACH = 60, 8
 
 
 @pytest.fixture(scope="module")
 def fit() -> bigmm.LinearMixedModelFit:
-    return bigmm.lmer("Reaction ~ 1 + Days + (1 + Days | Subject)", read_data("sleepstudy"))
+    return bigmm.lmer(SLOPES, read_data("sleepstudy"))
 
 
-@pytest.mark.parametrize("level", LME4)
-def test_intervals_of_lme4(fit: bigmm.LinearMixedModelFit, level: float) -> None:
-    expected = pd.DataFrame(LME4[level], index=pd.Index(["(Intercept)", "Days"], dtype="str"))
-    pd.testing.assert_frame_equal(fit.confint(level), expected, rtol=1e-6)
+@pytest.mark.parametrize("level", WALD)
+def test_wald_intervals_of_lme4(fit: bigmm.LinearMixedModelFit, level: float) -> None:
+    expected = pd.DataFrame(WALD[level], index=pd.Index(["(Intercept)", "Days"], dtype="str"))
+    pd.testing.assert_frame_equal(fit.confint(level=level), expected, rtol=1e-6)
 
 
-def test_95_percent_unless_asked_otherwise(fit: bigmm.LinearMixedModelFit) -> None:
-    pd.testing.assert_frame_equal(fit.confint(), fit.confint(0.95, method="wald"))
-    assert list(fit.confint(np.float64(0.999))) == ["0.05 %", "99.95 %"]
+@pytest.mark.parametrize(("data", "formula"), PROFILES)
+def test_profiles_of_lme4(data: str, formula: str) -> None:
+    """Of a model fitted by REML, too: the likelihood of ML decides."""
+    expected = pd.DataFrame.from_dict(PROFILES[data, formula], orient="index", columns=["2.5 %", "97.5 %"])
+    for reml in (True, False):
+        found = bigmm.lmer(formula, read_data(data), reml=reml).confint(method="profile")
+        assert list(found.index) == list(expected.index)
+        np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def _simulated() -> pd.DataFrame:
+    rng = np.random.default_rng(5)
+    g, x, z = np.arange(GROUPS * EACH) // EACH, rng.normal(size=GROUPS * EACH), rng.normal(size=GROUPS * EACH)
+    b = rng.normal(size=(GROUPS, 3)) @ np.array([[1.0, 0.5, 0.2], [0.0, 0.7, -0.4], [0.0, 0.0, 0.6]])
+    return pd.DataFrame({"y": 1.0 + x + b[g, 0] + b[g, 1] * x + b[g, 2] * z + rng.normal(size=len(g)), "x": x, "z": z, "g": g})
+
+
+def _minus_twice_loglik(data: pd.DataFrame, parameters: np.ndarray) -> float:
+    """From its definition: standard deviations, correlations (of 1 and x, 1 and z, x and z), residual one, coefficients of 1 and x."""
+    sd, cor, sigma, beta = parameters[:3], parameters[3:6], parameters[6], parameters[7:]
+    R = np.array([[1.0, cor[0], cor[1]], [cor[0], 1.0, cor[2]], [cor[1], cor[2], 1.0]])
+    if np.linalg.eigvalsh(R).min() < 0.0 or sigma <= 0.0:
+        return 1e10
+    Z = np.stack([np.ones(len(data)), data["x"], data["z"]], axis=1).reshape(GROUPS, EACH, 3)
+    V = Z @ (np.outer(sd, sd) * R) @ Z.transpose(0, 2, 1) + sigma**2 * np.eye(EACH)
+    left = data["y"].to_numpy().reshape(GROUPS, EACH) - Z[:, :, :2] @ beta
+    return float(np.linalg.slogdet(2.0 * np.pi * V)[1].sum() + (left * np.linalg.solve(V, left[:, :, None])[:, :, 0]).sum())
+
+
+NAMES = ["sd_(Intercept)|g", "sd_x|g", "sd_z|g", "cor_x.(Intercept)|g", "cor_z.(Intercept)|g", "cor_z.x|g", "sigma", "(Intercept)", "x"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_limits_of_the_likelihood_as_it_is_defined(name: str) -> None:
+    """Three random effects: with a parameter at its limit the likelihood's maximum over all others is lower by half a squared quantile."""
+    data = _simulated()
+    fit = bigmm.lmer("y ~ 1 + x + (1 + x + z | g)", data, reml=False)
+    held, cov = NAMES.index(name), fit.varcorr
+    start = np.concatenate([cov["sdcor"].iloc[:6], [fit.sigma], fit.fixef])
+    assert _minus_twice_loglik(data, start) == pytest.approx(fit.objective, abs=1e-8)
+    limits = fit.confint(name, level=0.9, method="profile").iloc[0]
+    assert limits.iloc[0] < start[held] < limits.iloc[1]
+    for limit in limits:
+
+        def deviance(others: np.ndarray, limit: float = limit) -> float:
+            return _minus_twice_loglik(data, np.insert(others, held, limit))
+
+        found = minimize(deviance, np.delete(start, held), method="BFGS", options={"gtol": 1e-4})
+        assert found.fun - fit.objective == pytest.approx(ndtri(0.95) ** 2, abs=1e-4)
+
+
+def test_units_do_not_matter() -> None:
+    data = _simulated()
+    formula = "y ~ 1 + x + (1 + x | g)"
+    plain = bigmm.lmer(formula, data).confint(method="profile")
+    scaled = bigmm.lmer(formula, data.assign(y=1e3 * data["y"], x=1e-2 * data["x"])).confint(method="profile")
+    by_y = ["sd_(Intercept)|g", "sigma", "(Intercept)"]
+    np.testing.assert_allclose(scaled.loc[by_y], 1e3 * plain.loc[by_y], rtol=1e-4)
+    np.testing.assert_allclose(scaled.loc[["sd_x|g", "x"]], 1e5 * plain.loc[["sd_x|g", "x"]], rtol=1e-4)
+    np.testing.assert_allclose(scaled.loc["cor_x.(Intercept)|g"], plain.loc["cor_x.(Intercept)|g"], rtol=1e-3)
+
+
+def test_a_profile_leaves_the_fit_as_it_was(fit: bigmm.LinearMixedModelFit) -> None:
+    before = fit.condvar()["Subject"]["vcov"]
+    again = pickle.loads(pickle.dumps(fit))
+    pd.testing.assert_frame_equal(again.confint("sigma", method="profile"), fit.confint(["sigma"], method="profile"))
+    assert fit.model is not None
+    assert fit.model.reml
+    assert fit.model.objective(fit.theta) == fit.objective
+    np.testing.assert_array_equal(again.condvar()["Subject"]["vcov"], before)
+
+
+def test_names_of_columns(fit: bigmm.LinearMixedModelFit) -> None:
+    pd.testing.assert_frame_equal(fit.confint(), fit.confint(None, 0.95, "wald"))
+    assert list(fit.confint(level=np.float64(0.999))) == ["0.05 %", "99.95 %"]
+    assert list(fit.confint(["Days"]).index) == ["Days"]
+    assert bigmm.lmer("Reaction ~ 0 + (1 | Subject)", read_data("sleepstudy")).confint().shape == (0, 2)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 95, -0.5, float("nan"), "0.95", True, None])
 def test_levels_that_are_none(fit: bigmm.LinearMixedModelFit, level: Any) -> None:
     with pytest.raises(bigmm.BigmmError, match="expected a number between 0 and 1"):
-        fit.confint(level)
+        fit.confint(level=level)
 
 
-def test_methods_that_are_not_there(fit: bigmm.LinearMixedModelFit) -> None:
-    method: Any = "profile"
-    with pytest.raises(bigmm.BigmmError, match="method='profile': expected 'wald'"):
+def test_what_is_not_there(fit: bigmm.LinearMixedModelFit, tmp_path: Any) -> None:
+    method: Any = "boot"
+    with pytest.raises(bigmm.BigmmError, match="method='boot': expected 'wald' or 'profile'"):
         fit.confint(method=method)
+    with pytest.raises(bigmm.BigmmError, match=r"parm has 'days': expected names among '\(Intercept\)', 'Days'"):
+        fit.confint(["Days", "days"])
+    with pytest.raises(bigmm.BigmmError, match="parm has 'sigma': expected"):
+        fit.confint("sigma")
+    fit.save(tmp_path / "fit")
+    with pytest.raises(bigmm.BigmmError, match="holds no crossproducts"):
+        bigmm.load(tmp_path / "fit").confint(method="profile")
 
 
-def test_no_fixed_effects() -> None:
-    table = bigmm.lmer("Reaction ~ 0 + (1 | Subject)", read_data("sleepstudy")).confint()
-    assert table.shape == (0, 2)
+def test_a_fit_that_is_not_at_its_minimum() -> None:
+    """A search that was stopped: the profile goes below it, and says so."""
+    model = bigmm.reduce(SLOPES, read_data("sleepstudy"), client=0).model(reml=False)
+    stopped = model.fit(start=[3.0, 0.0, 3.0], optimizer=bigmm.Optimizer("bobyqa", maxeval=3))
+    with pytest.raises(bigmm.BigmmError, match="fit again from another start"):
+        stopped.confint("Days", method="profile")
