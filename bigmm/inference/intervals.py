@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -10,11 +11,13 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bigmm.errors import ModelError
-from bigmm.inference.likelihood import Likelihood
+from bigmm.inference.likelihood import Likelihood, Parameter
 from bigmm.inference.profile import profile_interval
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
+
+logger = logging.getLogger(__name__)
 
 IntervalMethod: TypeAlias = Literal["wald", "profile"]
 
@@ -51,7 +54,14 @@ def _profile(fit: LinearMixedModelFit, parm: str | Sequence[str] | None, quantil
         likelihood = Likelihood(model, model.fit(start=fit.theta).theta if fit.reml else fit.theta)
         parameters = {parameter.name: parameter for parameter in likelihood.parameters()}
         chosen = _chosen(parm, list(parameters))
-        return {name: profile_interval(parameters[name], likelihood.minimum, quantile) for name in chosen}
+        return {name: _limits(parameters[name], likelihood.minimum, quantile) for name in chosen}
+
+
+def _limits(parameter: Parameter, minimum: float, quantile: float) -> tuple[float, float]:
+    """Of one parameter; logged, for on a large model it takes a while."""
+    low, high = profile_interval(parameter, minimum, quantile)
+    logger.info("profile of %s: %.6g to %.6g, estimate %.6g", parameter.name, low, high, parameter.estimate)
+    return low, high
 
 
 def _chosen(parm: str | Sequence[str] | None, names: Sequence[str]) -> list[str]:
