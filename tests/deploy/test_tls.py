@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,8 +48,16 @@ class Cluster:
         """Addresses on which any of the processes, or of their children, waits for connections."""
         roots = [psutil.Process(process.pid) for process in self.processes]
         family = [*roots, *(child for root in roots for child in root.children(recursive=True))]
-        found = [connection for process in family for connection in process.net_connections("inet") if connection.status == "LISTEN"]
+        found = [connection for process in family for connection in _connections(process) if connection.status == "LISTEN"]
         return {(connection.laddr.ip, connection.laddr.port) for connection in found}
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    """None of a process that has ended since it was listed: Dask starts some that soon do."""
+    try:
+        return process.net_connections("inet")
+    except psutil.NoSuchProcess:
+        return []
 
 
 def certificates(folder: Path) -> Path:
