@@ -227,8 +227,8 @@ class LinearMixedModelFit:
         method : {"wald", "profile"}
             "wald": of fixed effects, estimates plus and minus normal quantiles of their standard errors. "profile", lme4's
             default: of standard deviations and correlations of the random effects, of the residual standard deviation and of the
-            fixed effects, by likelihood-ratio tests against ML. Each limit takes some six minimizations over all other
-            parameters, of some fifty evaluations each.
+            fixed effects, by likelihood-ratio tests against ML. A limit takes some 400 evaluations where there are three thetas,
+            more where there are more.
 
         Returns
         -------

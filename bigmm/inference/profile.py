@@ -1,8 +1,8 @@
 """Limits of a parameter by profile of the likelihood.
 
 The profile is the deviance of ML, minimized over all other parameters while this one is held. The interval are the values for
-which it lies no more than the square of a normal quantile above the minimum. No row is read for that; a limit takes some six
-minimizations.
+which it lies no more than the square of a normal quantile above the minimum. No row is read for that; a limit takes some six values
+of the profile.
 
 Bates et al. (2015), JSS 67(1), section 5.1.
 """
@@ -22,6 +22,8 @@ from bigmm.solver.nlopt_search import minimize_by_bobyqa
 _LOWER = 1e-3
 #: Steps away from an estimate at most, and how many times as long as the one before each is.
 _STEPS_OUT, _LONGER = 60, (1.5, 4.0)
+#: A minimization that gains less than this is the last.
+_GAIN = 1e-4
 #: Limits are found to this part of their distance from the estimate.
 _PRECISION = 1e-5
 
@@ -86,7 +88,11 @@ class _Profile:
             except NotPositiveDefiniteError:
                 return float("nan")
 
-        found, self._others = minimize_by_bobyqa(deviance, self._others, parameter.lower, parameter.step)
+        found, gain = np.inf, np.inf
+        while gain > _GAIN:  # along a ridge BOBYQA may stop early, and goes on when it is started again
+            before = found
+            found, self._others = minimize_by_bobyqa(deviance, self._others, parameter.lower, parameter.step)
+            gain = before - found
         if not found > self._minimum - _LOWER:
             raise ModelError(
                 f"with {parameter.name} at {value:.6g} the deviance is {found:.10g}, below the fit's {self._minimum:.10g}: expected a fit "
