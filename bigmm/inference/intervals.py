@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IntervalMethod: TypeAlias = Literal["wald", "profile"]
+#: A parameter's name, and its limits.
+Named: TypeAlias = tuple[str, tuple[float, float]]
 
 
 def confidence_intervals(fit: LinearMixedModelFit, parm: str | Sequence[str] | None, level: float, method: IntervalMethod) -> pd.DataFrame:
@@ -28,9 +30,10 @@ def confidence_intervals(fit: LinearMixedModelFit, parm: str | Sequence[str] | N
         raise ModelError(f"method={method!r}: expected {' or '.join(map(repr, get_args(IntervalMethod)))}")
     _check_level(level)
     quantile = float(ndtri((1.0 + level) / 2.0))
-    limits = _wald(fit, parm, quantile) if method == "wald" else _profile(fit, parm, quantile)
+    found = _wald(fit, parm, quantile) if method == "wald" else _profile(fit, parm, quantile)
     names = [f"{100.0 * part:.6g} %" for part in ((1.0 - level) / 2.0, (1.0 + level) / 2.0)]
-    return pd.DataFrame(list(limits.values()), index=pd.Index(list(limits), dtype="str"), columns=names, dtype=float)
+    index = pd.Index([name for name, _ in found], dtype="str")
+    return pd.DataFrame([limits for _, limits in found], index=index, columns=names, dtype=float)
 
 
 def _check_level(level: Any) -> None:
@@ -38,12 +41,12 @@ def _check_level(level: Any) -> None:
         raise ModelError(f"level={level!r}: expected a number between 0 and 1, for example 0.95")
 
 
-def _wald(fit: LinearMixedModelFit, parm: str | Sequence[str] | None, quantile: float) -> dict[str, tuple[float, float]]:
-    half = quantile * fit.stderr
-    return {name: (fit.fixef[name] - half[name], fit.fixef[name] + half[name]) for name in _chosen(parm, fit.coef_names)}
+def _wald(fit: LinearMixedModelFit, parm: str | Sequence[str] | None, quantile: float) -> list[Named]:
+    half = quantile * fit.stderr.to_numpy()
+    return [(fit.coef_names[j], (fit.beta[j] - half[j], fit.beta[j] + half[j])) for j in _places(parm, fit.coef_names)]
 
 
-def _profile(fit: LinearMixedModelFit, parm: str | Sequence[str] | None, quantile: float) -> dict[str, tuple[float, float]]:
+def _profile(fit: LinearMixedModelFit, parm: str | Sequence[str] | None, quantile: float) -> list[Named]:
     if fit.model is None:
         raise ModelError(
             "this fit holds no crossproducts, which a profile is made from (it was loaded, or its leaves were on workers): fit them "
@@ -52,9 +55,9 @@ def _profile(fit: LinearMixedModelFit, parm: str | Sequence[str] | None, quantil
     model = fit.model.by_ml()
     with model.lock:
         likelihood = Likelihood(model, model.fit(start=fit.theta).theta if fit.reml else fit.theta)
-        parameters = {parameter.name: parameter for parameter in likelihood.parameters()}
-        chosen = _chosen(parm, list(parameters))
-        return {name: _limits(parameters[name], likelihood.minimum, quantile) for name in chosen}
+        parameters = list(likelihood.parameters())
+        places = _places(parm, [parameter.name for parameter in parameters])
+        return [(parameters[place].name, _limits(parameters[place], likelihood.minimum, quantile)) for place in places]
 
 
 def _limits(parameter: Parameter, minimum: float, quantile: float) -> tuple[float, float]:
@@ -64,9 +67,12 @@ def _limits(parameter: Parameter, minimum: float, quantile: float) -> tuple[floa
     return low, high
 
 
-def _chosen(parm: str | Sequence[str] | None, names: Sequence[str]) -> list[str]:
-    asked = list(names) if parm is None else [parm] if isinstance(parm, str) else list(parm)
+def _places(parm: str | Sequence[str] | None, names: Sequence[str]) -> list[int]:
+    """Where the parameters stand that are asked for; a column may be called sigma, too."""
+    if parm is None:
+        return list(range(len(names)))
+    asked = [parm] if isinstance(parm, str) else list(parm)
     unknown = [name for name in asked if name not in names]
     if unknown:
         raise ModelError(f"parm has {', '.join(map(repr, unknown))}: expected names among {', '.join(map(repr, names))}")
-    return asked
+    return [place for name in asked for place, one in enumerate(names) if one == name]

@@ -18,7 +18,7 @@ Bates et al. (2015), JSS 67(1), section 3.4.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,6 @@ from bigmm.solver.units import row_sizes
 
 #: First steps of a minimization, in what one level's data could tell from zero, and of a logarithm.
 _STEP = 0.1
-#: Sigma is held between this part of its estimate, where the deviance is a million rows' worth higher, and infinity.
-_LEAST_SIGMA = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,13 +40,15 @@ class Parameter:
     ----------
     name : str
     estimate, low, high : float
-        Of ML; and what bounds it, which it may be.
+        Of ML; and what bounds it.
     guess : float
         A first guess of its standard error.
     start, lower, step : (others,)
         The others at the estimates, their lower bounds, first steps of a minimization over them.
     deviance : callable
         Of the parameter and the others.
+    closed : bool
+        A finite bound is a value that it may have.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Parameter:
     lower: Array
     step: Array
     deviance: Callable[[float, Array], float]
+    closed: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +120,7 @@ class Likelihood:
             return self._deviance(self._at(theta), value)
 
         guess = self._sigma / np.sqrt(2.0 * self._n)
-        return self._over_theta("sigma", self._sigma, _LEAST_SIGMA * self._sigma, guess, deviance)
+        return replace(self._over_theta("sigma", self._sigma, guess, deviance), low=0.0, closed=False)
 
     def _coefficient(self, j: int, name: str) -> Parameter:
         def deviance(value: float, theta: Array) -> float:
@@ -127,11 +128,11 @@ class Likelihood:
             return self._deviance(point, more=(value - point.beta[j]) ** 2 / point.variances[j])
 
         guess = self._sigma * float(np.sqrt(self._best.variances[j]))
-        return self._over_theta(name, float(self._best.beta[j]), -np.inf, guess, deviance)
+        return self._over_theta(name, float(self._best.beta[j]), guess, deviance)
 
-    def _over_theta(self, name: str, estimate: float, low: float, guess: float, deviance: Callable[[float, Array], float]) -> Parameter:
+    def _over_theta(self, name: str, estimate: float, guess: float, deviance: Callable[[float, Array], float]) -> Parameter:
         step = _STEP * row_sizes(self._model.units)
-        return Parameter(name, estimate, low, np.inf, guess, self._theta, self._covariance.lower, step, deviance)
+        return Parameter(name, estimate, -np.inf, np.inf, guess, self._theta, self._covariance.lower, step, deviance)
 
     def _standard_deviation(self, label: str, term: TermCovariance, i: int) -> Parameter:
         order = _Order(self._covariance, term, (i,))

@@ -40,7 +40,8 @@ def profile_interval(parameter: Parameter, minimum: float, quantile: float) -> t
 
 
 def _limit(parameter: Parameter, bound: float, minimum: float, quantile: float) -> float:
-    if parameter.estimate == bound or (np.isfinite(bound) and _Profile(parameter, minimum).root(bound) <= quantile):
+    attained = parameter.closed and np.isfinite(bound)
+    if attained and (parameter.estimate == bound or _Profile(parameter, minimum).root(bound) <= quantile):
         return bound
     profile = _Profile(parameter, minimum)
     inside, outside = _bracket(parameter, profile, bound, quantile)

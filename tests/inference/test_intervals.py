@@ -144,6 +144,14 @@ def test_a_profile_leaves_the_fit_as_it_was(fit: bigmm.LinearMixedModelFit) -> N
     np.testing.assert_array_equal(again.condvar()["Subject"]["vcov"], before)
 
 
+def test_a_column_that_is_called_sigma() -> None:
+    data = read_data("sleepstudy")
+    plain = bigmm.lmer("Reaction ~ Days + (1 | Subject)", data).confint(method="profile")
+    found = bigmm.lmer("Reaction ~ sigma + (1 | Subject)", data.rename(columns={"Days": "sigma"})).confint(method="profile")
+    assert list(found.index) == ["sd_(Intercept)|Subject", "sigma", "(Intercept)", "sigma"]
+    np.testing.assert_array_equal(found, plain)
+
+
 def test_names_of_columns(fit: bigmm.LinearMixedModelFit) -> None:
     pd.testing.assert_frame_equal(fit.confint(), fit.confint(None, 0.95, "wald"))
     assert list(fit.confint(level=np.float64(0.999))) == ["0.05 %", "99.95 %"]
