@@ -98,7 +98,10 @@ def outcome(fit: bigmm.LinearMixedModelFit) -> tuple[int, float]:
 
 
 def warm_up() -> None:
-    """Load every compiled loop and library: scalar and vector terms, dense and sparse roots, large enough for threads; files."""
+    """Load every compiled loop and library: scalar and vector terms, dense and sparse roots, large enough for threads; files.
+
+    What is compiled while it is measured would count as seconds and as peak memory.
+    """
     rng = np.random.default_rng(0)
     refs = rng.integers(10, size=(400, 3))
     data = pd.DataFrame({"y": rng.standard_normal(400), "x": rng.standard_normal(400), "g": refs[:, 0], "h": refs[:, 1], "i": refs[:, 2]})
@@ -115,6 +118,9 @@ def warm_up() -> None:
     popular = (300 * rng.random(30_000) ** 3).astype(int)  # a dense root in an order of its own
     data = pd.DataFrame({"y": rng.standard_normal(30_000), "g": rng.integers(600, size=30_000), "h": popular})
     bigmm.lmer("y ~ 1 + (1|g) + (1|h)", data, client=0)
+    nested = np.arange(6000)
+    data = pd.DataFrame({"y": rng.standard_normal(6000), "g": nested // 4, "h": nested // 12, "i": nested // 36})
+    bigmm.lmer("y ~ 1 + (1|g) + (1|h) + (1|i)", data, client=0)  # a root that stays sparse
 
 
 def factor_bytes(cp: CrossProducts, *, reml: bool) -> float:

@@ -249,6 +249,32 @@ plan              {cp.plan_digest}
     assert run_well("inspect", tmp_path / "sleep.cp").stdout.startswith(result.stdout)
 
 
+# confint
+
+
+def test_confint_prints_wald_intervals(saved_fit: Path) -> None:
+    table = bigmm.load(saved_fit).confint(level=0.9)
+    assert run_well("confint", saved_fit, "--level", "0.9").stdout == table.to_string() + "\n"
+
+
+def test_confint_by_profile_needs_only_what_was_saved(saved_fit: Path, crossproducts: Path) -> None:
+    names = ["sigma", "sd_Days|Subject"]
+    expected = bigmm.lmer(FORMULA, SLEEP).confint(names, method="profile")
+    shown = json.loads(run_well("confint", saved_fit, crossproducts, "--parm", names[0], "--parm", names[1], "--json").stdout)
+    assert list(shown) == names
+    np.testing.assert_allclose(pd.DataFrame(shown).T, expected, rtol=1e-4)
+
+
+def test_confint_refuses_crossproducts_of_other_rows(saved_fit: Path, tmp_path: Path, sleep: pd.DataFrame) -> None:
+    bigmm.reduce(FORMULA, sleep.iloc[1:]).save(tmp_path / "fewer.cp")
+    bigmm.reduce(FORMULA, sleep.assign(Reaction=sleep["Reaction"] * 1.0001)).save(tmp_path / "others.cp")
+    for name, found in {"fewer.cp": "a fit of 179 rows", "others.cp": "a fit of 180 rows"}.items():
+        result = run("confint", saved_fit, tmp_path / name)
+        assert result.exit_code == 2
+        assert found in result.stderr
+        assert "expected those that it was made from" in result.stderr
+
+
 # inspect
 
 
@@ -565,6 +591,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "nothing saved": (plainly("summary", "DIR/none"), "none' does not exist"),
     "something else saved": (plainly("summary", "DIR"), "holds neither crossproducts nor a fit"),
     "predict without a fit": (plainly("predict", "DIR/none", SLEEP, "--out", "DIR/p.parquet"), "none' does not exist"),
+    "intervals of crossproducts": (on_crossproducts("confint", "CP"), "expected a saved fit"),
+    "a level in percent": (plainly("confint", "DIR", "--level", "95"), "95.0 is not in the range 0.0<x<1.0"),
     "predict with crossproducts": (on_crossproducts("predict", "CP", SLEEP, "--out", "p.parquet"), "expected a saved fit"),
     "start too long": (plainly("fit", ONE, SLEEP, "--start", "1,0,1"), "theta of shape .3,.: expected 1 values"),
     "start of words": (plainly("fit", ONE, SLEEP, "--start", "1,x"), "'1,x', expected numbers"),

@@ -1,8 +1,9 @@
-"""Commands on what was saved that need no pass and no search: what a model would cost, a fit's summary, predictions, a picture of L."""
+"""Commands on what was saved: what a model would cost, a fit's summary and intervals, predictions, a picture of L."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -15,6 +16,9 @@ from bigmm.errors import DataError
 
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
+
+#: Objectives of one fit agree to this part of them.
+_SAME = 1e-8
 
 models = Application("models")
 
@@ -58,6 +62,46 @@ def summary(directory: str) -> None:
 
     found = load(directory)
     click.echo(describe(found) if isinstance(found, CrossProducts) else found.summary())
+
+
+@models.command(
+    epilog=examples(
+        "bigmm confint ratings.fit",
+        'bigmm confint ratings.fit ratings.cp --parm "sd_(Intercept)|d" --parm sigma --level 0.9',
+    )
+)
+@click.argument("directory", metavar="FITDIR")
+@click.argument("crossproducts", nargs=-1, metavar="[CPDIR]...")
+@click.option(
+    "--level", type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True), default=0.95, show_default=True, help="Their coverage."
+)
+@click.option("--parm", multiple=True, metavar="NAME", help="The interval of this parameter alone; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def confint(directory: str, crossproducts: tuple[str, ...], level: float, parm: tuple[str, ...], as_json: bool) -> None:
+    """Print confidence intervals of a saved fit.
+
+    Without CPDIR Wald's, of the fixed effects, at once.
+
+    CPDIR: the saved crossproducts that the fit was made from. With them by profile of the likelihood, of standard deviations and
+    correlations (sd_..., cor_..., sigma), too: some hundred evaluations for each, which --verbose reports one by one.
+    """
+    found = _load_fit(directory)
+    if crossproducts:
+        found = _fit_again(found, crossproducts)
+    table = found.confint(list(parm) or None, level, "profile" if crossproducts else "wald")
+    click.echo(json.dumps(table.to_dict("index"), indent=2) if as_json else table.to_string())
+
+
+def _fit_again(saved: LinearMixedModelFit, crossproducts: tuple[str, ...]) -> LinearMixedModelFit:
+    """The same fit, which has its crossproducts."""
+    cp = merge_saved(crossproducts)
+    found = cp.fit(saved.formula.text, reml=saved.reml, contrasts=saved.contrasts, start=saved.theta)
+    if found.nobs != saved.nobs or not math.isclose(found.objective, saved.objective, rel_tol=_SAME):
+        raise DataError(
+            f"the crossproducts give a fit of {found.nobs} rows with objective {found.objective:.6f}, and the saved one has {saved.nobs} "
+            f"and {saved.objective:.6f}: expected those that it was made from; or save their own fit (bigmm fit - CPDIR --out DIR)"
+        )
+    return found
 
 
 @models.command(

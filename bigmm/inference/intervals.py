@@ -43,7 +43,8 @@ def _check_level(level: Any) -> None:
 
 def _wald(fit: LinearMixedModelFit, parm: str | Sequence[str] | None, quantile: float) -> list[Named]:
     half = quantile * fit.stderr.to_numpy()
-    return [(fit.coef_names[j], (fit.beta[j] - half[j], fit.beta[j] + half[j])) for j in _places(parm, fit.coef_names)]
+    places = _places(parm, fit.coef_names, "; standard deviations, correlations and sigma have intervals by profile alone")
+    return [(fit.coef_names[j], (fit.beta[j] - half[j], fit.beta[j] + half[j])) for j in places]
 
 
 def _profile(fit: LinearMixedModelFit, parm: str | Sequence[str] | None, quantile: float) -> list[Named]:
@@ -67,12 +68,12 @@ def _limits(parameter: Parameter, minimum: float, quantile: float) -> tuple[floa
     return low, high
 
 
-def _places(parm: str | Sequence[str] | None, names: Sequence[str]) -> list[int]:
-    """Where the parameters stand that are asked for; a column may be called sigma, too."""
+def _places(parm: str | Sequence[str] | None, names: Sequence[str], others: str = "") -> list[int]:
+    """Where the parameters stand that are asked for; a column may be called sigma, too. `others` is said to who asks for others."""
     if parm is None:
         return list(range(len(names)))
     asked = [parm] if isinstance(parm, str) else list(parm)
     unknown = [name for name in asked if name not in names]
     if unknown:
-        raise ModelError(f"parm has {', '.join(map(repr, unknown))}: expected names among {', '.join(map(repr, names))}")
+        raise ModelError(f"parm has {', '.join(map(repr, unknown))}: expected names among {', '.join(map(repr, names))}{others}")
     return [place for name in asked for place, one in enumerate(names) if one == name]
