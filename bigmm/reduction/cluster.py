@@ -258,6 +258,11 @@ def _short(error: BaseException) -> str:
 
 def _ready(client: Client, check: bool) -> Client:
     """A client whose workers are there and can do the work."""
+    if client.asynchronous:
+        raise ClusterError(
+            "the client is asynchronous, and a pass would stop the event loop that it lives in: expected a synchronous one, or in a thread "
+            "the scheduler's address: await asyncio.to_thread(bigmm.reduce, formula, data, client=client.scheduler.address)"
+        )
     _wait_for_worker(client)
     if check:
         check_versions(client)

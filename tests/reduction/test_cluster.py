@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import io
@@ -306,6 +307,19 @@ class TestConnections:
         scheduler_file.write_text(json.dumps({"type": "Scheduler", "address": client.scheduler.address, "workers": {}}))
         for where in (client.scheduler.address, client.cluster, str(scheduler_file)):
             assert bits(bigmm.reduce(FORMULA, files, client=where)) == expected
+
+    def test_asynchronous_client(self, client: Client, files: Path) -> None:
+        """It is refused, whether given or found, and the advice holds."""
+        expected = bits(bigmm.reduce(FORMULA, files, client=client))
+
+        async def from_a_loop() -> CrossProducts:
+            async with Client(client.scheduler.address, asynchronous=True) as waiting:
+                for given in (waiting, None):
+                    with pytest.raises(ClusterError, match=r"the client is asynchronous, .*: expected a synchronous one"):
+                        bigmm.reduce(FORMULA, files, client=given)
+                return await asyncio.to_thread(bigmm.reduce, FORMULA, files, client=waiting.scheduler.address)
+
+        assert bits(asyncio.run(from_a_loop())) == expected
 
     def test_nobody_answers(self, files: Path) -> None:
         patience = dask.config.set({"bigmm.timeouts.connect": "500 ms"})
