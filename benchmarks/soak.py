@@ -132,7 +132,8 @@ def report(table: pd.DataFrame, by: str, path: Path) -> None:
     for column in [name for name in table.columns if name.endswith("_mib")]:
         axes.plot(table[by], table[column], label=column[:-4])
     cpu, cores = results.machine()
-    axes.set(xlabel="fits" if by == "number" else "seconds of one pass", ylabel="resident memory (MiB)", ylim=(0, None))
+    axes.set(xlabel="fits" if by == "number" else "seconds of one pass", ylabel="resident memory (MiB)")
+    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # a level line is not to lie on the frame
     axes.set_title(f"{cpu}, {cores} cores", fontsize=9)
     axes.legend()
     figure.savefig(path.with_suffix(".png"), dpi=120, metadata={"Software": None})
