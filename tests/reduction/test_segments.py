@@ -20,9 +20,10 @@ from bigmm.reduction.segments import FAN_IN, Segment, extended, total
 from bigmm.reduction.work import BATCH, Slices, add_slices
 
 
-def product(seed: int) -> CrossProducts:
+def product(seed: int, rows: int = 20) -> CrossProducts:
     rng = np.random.default_rng(seed)
-    return bigmm.reduce("y ~ 1 + (1|g)", pd.DataFrame({"g": rng.integers(0, 9, 20), "y": rng.normal(size=20) * 10.0 ** (seed % 5)}))
+    levels = rng.permutation(np.arange(rows) % max(rows // 2, 1))
+    return bigmm.reduce("y ~ 1 + (1|g)", pd.DataFrame({"g": levels, "y": rng.normal(size=rows) * 10.0 ** (seed % 5)}))
 
 
 @pytest.mark.parametrize("batches", [1, 7, 8, 9, 64, 75])
@@ -50,12 +51,12 @@ class Counted:
 
 
 def test_batches_of_the_same_levels_are_held_a_few_times() -> None:
-    batches, segments, merge = [(product(seed),) for seed in range(3)], list[Segment](), Counted()
+    batches, segments, merge = [(product(seed, 400),) for seed in range(3)], list[Segment](), Counted()
     for number in range(1, 1500):
         segments = extended(segments, batches[number % 3], merge)
         levels = 2 if number < FAN_IN**2 else 3
         assert number < FAN_IN or len(segments) <= 2 * levels
-    assert total(segments).rows.read == 20 * 1499
+    assert total(segments).rows.read == 400 * 1499
     assert sum(merge.parts) < 2.2 * 1499  # and a merge takes more than two at a time
 
 
@@ -69,6 +70,50 @@ def test_batches_that_are_merged_early_give_the_same_bits(monkeypatch: pytest.Mo
         (whole,) = segments
         digests.append(whole.slices[0].digest)
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("large", [1, 1000, 2**25])
+def test_large_batches_of_the_same_levels_are_not_many_before_that_is_known(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the bits of the sum are those of a merge of all."""
+    monkeypatch.setattr("bigmm.reduction.segments._LARGE", large)
+    segments, held = list[Segment](), 0
+    for seed in range(FAN_IN):
+        segments = extended(segments, (product(seed, 400),))
+        held = max(held, len(segments))
+    assert held == {1: 2, 1000: 2, 2**25: FAN_IN - 1}[large]
+    (whole,) = segments
+    assert whole.slices[0].digest == add_slices([(product(seed, 400),) for seed in range(FAN_IN)])[0].digest
+
+
+def levels_from(first: int, count: int = 100) -> Slices:
+    return (bigmm.reduce("y ~ 1 + (1|g)", pd.DataFrame({"g": np.arange(first, first + count), "y": np.arange(count) / 4.0}), client=0),)
+
+
+def test_large_batches_of_their_own_levels_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bigmm.reduction.segments._LARGE", 1000)
+    segments, merge = list[Segment](), Counted()
+    for number in range(2 * FAN_IN):
+        segments = extended(segments, levels_from(100 * number), merge)
+    assert merge.parts == [4, FAN_IN - 3, FAN_IN]
+
+
+def test_levels_that_change_by_and_by_are_not_copied_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours have most of their levels in common, as cohorts do, and the sum grows all the same."""
+    monkeypatch.setattr("bigmm.reduction.segments._LARGE", 1000)
+    segments, copied = list[Segment](), 0
+
+    def merge(parts: Sequence[Slices]) -> Slices:
+        nonlocal copied
+        whole = add_slices(parts)
+        copied += len(whole[0].groups[0].levels)
+        return whole
+
+    for number in range(FAN_IN**2):
+        segments = extended(segments, levels_from(20 * number), merge)
+    (whole,) = segments
+    assert len(whole.slices[0].groups[0].levels) == 100 + 20 * (FAN_IN**2 - 1)
+    assert not whole.same_levels
+    assert copied < 4 * 100 * FAN_IN**2  # for each level that came in
 
 
 def test_batches_of_their_own_levels_are_merged_as_rarely_as_can_be() -> None:
