@@ -273,8 +273,9 @@ def append(path: Path, row: Row) -> None:
 
 
 def draw(out: Path) -> None:
-    """Seconds and peak memory against rows, and seconds against workers."""
+    """Seconds and peak memory against rows, and seconds against workers; of the last run, for machines differ."""
     table = pd.read_csv(out / "scale.csv")
+    table = table[table["run"] == table["run"].iloc[-1]]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
     for (problem, workers), part in table.groupby(["problem", "workers"]):
