@@ -17,8 +17,8 @@ from bigmm.errors import DataError
 if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
 
-#: Objectives of one fit agree to this part of them.
-_SAME = 1e-8
+#: Objectives of one fit agree to this part of them; sigma to this part, and coefficients to this part of their standard errors.
+_SAME, _NEAR = 1e-8, 1e-3
 
 models = Application("models")
 
@@ -89,19 +89,33 @@ def confint(directory: str, crossproducts: tuple[str, ...], level: float, parm: 
     if crossproducts:
         found = _fit_again(found, crossproducts)
     table = found.confint(list(parm) or None, level, "profile" if crossproducts else "wald")
-    click.echo(json.dumps(table.to_dict("index"), indent=2) if as_json else table.to_string())
+    if as_json:
+        records = [{"parameter": name, **limits} for name, limits in zip(table.index, table.to_dict("records"), strict=True)]
+        click.echo(json.dumps(records, indent=2))  # names may be the same
+    else:
+        click.echo(table.to_string(float_format="{:.7g}".format))
 
 
 def _fit_again(saved: LinearMixedModelFit, crossproducts: tuple[str, ...]) -> LinearMixedModelFit:
     """The same fit, which has its crossproducts."""
-    cp = merge_saved(crossproducts)
-    found = cp.fit(saved.formula.text, reml=saved.reml, contrasts=saved.contrasts, start=saved.theta)
-    if found.nobs != saved.nobs or not math.isclose(found.objective, saved.objective, rel_tol=_SAME):
-        raise DataError(
-            f"the crossproducts give a fit of {found.nobs} rows with objective {found.objective:.6f}, and the saved one has {saved.nobs} "
-            f"and {saved.objective:.6f}: expected those that it was made from; or save their own fit (bigmm fit - CPDIR --out DIR)"
-        )
-    return found
+    if not saved.converged:
+        raise DataError("the search of the saved fit did not converge, and a profile rises from a minimum: fit again with more evaluations")
+    model = merge_saved(crossproducts).model(saved.formula.text, reml=saved.reml, contrasts=saved.contrasts)
+    if model.selected.covariance.names == saved.covariance.names and model.selected.fixed.names == saved.coef_names:
+        found = model.fit(start=saved.theta)
+        if _is_same(found, saved):
+            return found
+    raise DataError(
+        "the crossproducts give another fit than the saved one: expected those that it was made from; or save their own fit "
+        "(bigmm fit - CPDIR --out DIR)"
+    )
+
+
+def _is_same(found: LinearMixedModelFit, saved: LinearMixedModelFit) -> bool:
+    """Whether two fits are those of the same rows: an objective alone does not see a response with another sign."""
+    far = abs(found.beta - saved.beta) > _NEAR * saved.stderr.to_numpy()
+    close = math.isclose(found.objective, saved.objective, rel_tol=_SAME) and math.isclose(found.sigma, saved.sigma, rel_tol=_NEAR)
+    return found.nobs == saved.nobs and close and not far.any()
 
 
 @models.command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IntervalMethod: TypeAlias = Literal["wald", "profile"]
+#: Levels: nearer to 0 and 1 a quantile says nothing, and the names of the limits are the same.
+_LOWEST, _HIGHEST = 1e-3, 1.0 - 1e-9
 #: A parameter's name, and its limits.
 Named: TypeAlias = tuple[str, tuple[float, float]]
 
@@ -37,8 +39,8 @@ def confidence_intervals(fit: LinearMixedModelFit, parm: str | Sequence[str] | N
 
 
 def _check_level(level: Any) -> None:
-    if not isinstance(level, (float, np.floating)) or not 0.0 < level < 1.0:
-        raise ModelError(f"level={level!r}: expected a number between 0 and 1, for example 0.95")
+    if not isinstance(level, (float, np.floating)) or not _LOWEST <= level <= _HIGHEST:
+        raise ModelError(f"level={level!r}: expected a number between 0 and 1, for example 0.95 ({_LOWEST:g} to 1 - {1.0 - _HIGHEST:.0e})")
 
 
 def _wald(fit: LinearMixedModelFit, parm: str | Sequence[str] | None, quantile: float) -> list[Named]:
@@ -72,7 +74,7 @@ def _places(parm: str | Sequence[str] | None, names: Sequence[str], others: str 
     """Where the parameters stand that are asked for; a column may be called sigma, too. `others` is said to who asks for others."""
     if parm is None:
         return list(range(len(names)))
-    asked = [parm] if isinstance(parm, str) else list(parm)
+    asked = [parm] if isinstance(parm, str) or not isinstance(parm, Iterable) else list(parm)
     unknown = [name for name in asked if name not in names]
     if unknown:
         raise ModelError(f"parm has {', '.join(map(repr, unknown))}: expected names among {', '.join(map(repr, names))}{others}")

@@ -12,6 +12,9 @@ and a parameter that is held makes itself felt in it:
     deviation           its random effect comes first
     a correlation       is T_10 / (T_10^2 + T_11^2)^1/2 when its two random effects come first
 
+The others are entries of S in T = B S, with B the units of `bigmm.solver.units` in that order of the columns: in T itself a constant that
+is added to a column makes the deviance a ridge, which no minimization without derivatives follows.
+
 Bates et al. (2015), JSS 67(1), section 3.4.
 """
 
@@ -26,10 +29,10 @@ import numpy.typing as npt
 from bigmm.columns import Array
 from bigmm.solver.covariance import RelativeCovariance, TermCovariance
 from bigmm.solver.model import LinearMixedModel
-from bigmm.solver.units import row_sizes
+from bigmm.solver.units import Units, solve_lower
 
 #: First steps of a minimization, in what one level's data could tell from zero, and of a logarithm.
-_STEP = 0.1
+STEP = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +46,12 @@ class Parameter:
         Of ML; and what bounds it.
     guess : float
         A first guess of its standard error.
-    start, lower, step : (others,)
-        The others at the estimates, their lower bounds, first steps of a minimization over them.
+    start, lower : (others,)
+        The others at the estimates, in units in which `STEP` is a first step; their lower bounds.
     deviance : callable
         Of the parameter and the others.
+    columns : tuple of (int, slice)
+        Places among the others of a diagonal entry of S and of the entries below it: when it is zero, their sign means nothing.
     closed : bool
         A finite bound is a value that it may have.
     """
@@ -58,8 +63,8 @@ class Parameter:
     guess: float
     start: Array
     lower: Array
-    step: Array
     deviance: Callable[[float, Array], float]
+    columns: tuple[tuple[int, slice], ...] = ()
     closed: bool = True
 
 
@@ -131,48 +136,59 @@ class Likelihood:
         return self._over_theta(name, float(self._best.beta[j]), guess, deviance)
 
     def _over_theta(self, name: str, estimate: float, guess: float, deviance: Callable[[float, Array], float]) -> Parameter:
-        step = _STEP * row_sizes(self._model.units)
-        return Parameter(name, estimate, -np.inf, np.inf, guess, self._theta, self._covariance.lower, step, deviance)
+        basis = _Basis(self._covariance, self._model.units)
+
+        def of_others(value: float, others: Array) -> float:
+            return deviance(value, basis.out_of(others))
+
+        start, lower = basis.into(self._theta), self._covariance.lower
+        return Parameter(name, estimate, -np.inf, np.inf, guess, start, lower, of_others, basis.columns())
 
     def _standard_deviation(self, label: str, term: TermCovariance, i: int) -> Parameter:
-        order = _Order(self._covariance, term, (i,))
-        held = term.theta.start
-        y = order.into(self._theta)
+        basis = _Basis(self._covariance, self._model.units, term, (i,))
+        held, unit = term.theta.start, float(basis.unit[0, 0])
+        y = basis.into(self._theta)
 
         def deviance(value: float, others: Array) -> float:
             sigma = float(np.exp(others[-1]))
-            return self._deviance(self._at(order.out_of(np.insert(others[:-1], held, value / sigma))), sigma)
+            return self._deviance(self._at(basis.out_of(np.insert(others[:-1], held, value / (sigma * unit)))), sigma)
 
-        step = order.permuted(_STEP * row_sizes(self._model.units))
-        estimate, least = self._sigma * y[held], self._sigma * step[held]
+        estimate = self._sigma * unit * y[held]
         levels = self._model.selected.blocks.groups[term.group].q
         return Parameter(
             f"sd_{term.names[i]}|{label}",
             float(estimate),
             0.0,
             np.inf,
-            float(max(estimate / np.sqrt(2.0 * levels), least)),
+            float(max(estimate / np.sqrt(2.0 * levels), self._sigma * unit * STEP)),
             np.append(np.delete(y, held), np.log(self._sigma)),
             np.append(np.delete(self._covariance.lower, held), -np.inf),
-            np.append(np.delete(step, held), _STEP),
             deviance,
+            basis.columns(without=held, fixed=1),
         )
 
     def _correlation(self, label: str, term: TermCovariance, i: int, j: int) -> Parameter:
-        order = _Order(self._covariance, term, (j, i))
-        below, on = term.theta.start + 1, term.theta.start + term.size  # T_10 and T_11
-        y = order.into(self._theta)
-        length = float(np.hypot(y[below], y[on]))
+        """Beside S_00 the length of the second row of T is free, less what a correlation of that size needs of S_00."""
+        basis = _Basis(self._covariance, self._model.units, term, (j, i))
+        first, below, on = term.theta.start, term.theta.start + 1, term.theta.start + term.size  # S_00, S_10 and S_11
+        B00, B10, B11 = (float(basis.unit[place]) for place in ((0, 0), (1, 0), (1, 1)))
+        y = basis.into(self._theta)
+        T10, T11 = B10 * y[first] + B11 * y[below], B11 * y[on]
+
+        def needed(value: float, S00: float) -> float:
+            return max(value * B10, 0.0) * S00
 
         def deviance(value: float, others: Array) -> float:
-            theta = np.insert(others, below, 0.0)
-            theta[below], theta[on] = value * theta[on], np.sqrt(1.0 - value**2) * theta[on]
-            return self._deviance(self._at(order.out_of(theta)))
+            S = np.insert(others, below, 0.0)
+            length = abs(B11 * S[on] + needed(value, S[first]))
+            S[below], S[on] = (value * length - B10 * S[first]) / B11, np.sqrt(1.0 - value**2) * length / B11
+            return self._deviance(self._at(basis.out_of(S)))
 
-        step = order.permuted(_STEP * row_sizes(self._model.units))
-        estimate = y[below] / length if length > 0.0 else 0.0
+        length = float(np.hypot(T10, T11))
+        estimate = T10 / length if length > 0.0 and B00 * y[first] > 0.0 else 0.0
         levels = self._model.selected.blocks.groups[term.group].q
-        y[on] = length
+        y[on], lower = (length - needed(estimate, y[first])) / B11, self._covariance.lower.copy()
+        lower[on] = -np.inf
         return Parameter(
             f"cor_{term.names[i]}.{term.names[j]}|{label}",
             float(estimate),
@@ -180,37 +196,63 @@ class Likelihood:
             1.0,
             float(max(1.0 - estimate**2, 0.1) / np.sqrt(levels)),
             np.delete(y, below),
-            np.delete(self._covariance.lower, below),
-            np.delete(step, below),
+            np.delete(lower, below),
             deviance,
+            basis.columns(without=below, fixed=2),
         )
 
 
-class _Order:
-    """Theta with the random effects of one term in another order: some come first."""
+class _Basis:
+    """Entries of S for all terms, T = B S; those of one term, perhaps, with its random effects in another order: some come first."""
 
-    def __init__(self, covariance: RelativeCovariance, term: TermCovariance, first: tuple[int, ...]) -> None:
-        self._covariance, self._term = covariance, term
-        self._rows = np.array([*first, *(i for i in range(term.size) if i not in first)])
+    def __init__(
+        self, covariance: RelativeCovariance, units: Units, own: TermCovariance | None = None, first: tuple[int, ...] = ()
+    ) -> None:
+        self._covariance, self._own = covariance, own
+        self._orders = [
+            np.array([*first, *(i for i in range(term.size) if i not in first)] if term is own else range(term.size))
+            for term in covariance.terms
+        ]
+        self._units = [_with_rows(W, order) for W, order in zip(units, self._orders, strict=True)]
+
+    @property
+    def unit(self) -> Array:
+        """B of the term whose order is another."""
+        return next(B for term, B in zip(self._covariance.terms, self._units, strict=True) if term is self._own)
 
     def into(self, theta: Array) -> Array:
-        """From the model's order."""
-        return self._with_rows(theta, self._rows)
-
-    def out_of(self, theta: Array) -> Array:
-        """Into the model's order."""
-        return self._with_rows(theta, np.argsort(self._rows))
-
-    def permuted(self, sizes: Array) -> Array:
-        """Sizes that are the same for all entries of a row."""
-        diagonal = np.diag(self._covariance.template(self._term, sizes))[self._rows]
-        out = sizes.copy()
-        out[self._term.theta] = RelativeCovariance.entries_of(np.tile(diagonal[:, None], self._term.size))
-        return out
-
-    def _with_rows(self, theta: Array, rows: npt.NDArray[np.intp]) -> Array:
-        """The lower triangular template of the same covariance matrix with its rows and columns in another order."""
-        R = np.asarray(np.linalg.qr(self._covariance.template(self._term, theta)[rows].T, mode="r"))
+        """From theta."""
         out = theta.copy()
-        out[self._term.theta] = RelativeCovariance.entries_of(R.T * np.where(np.diag(R) < 0.0, -1.0, 1.0))
+        for term, order, B in zip(self._covariance.terms, self._orders, self._units, strict=True):
+            T = _with_rows(self._covariance.template(term, theta), order)
+            out[term.theta] = RelativeCovariance.entries_of(solve_lower(B, T))
         return out
+
+    def out_of(self, S: Array) -> Array:
+        """To theta."""
+        theta = S.copy()
+        for term, order, B in zip(self._covariance.terms, self._orders, self._units, strict=True):
+            T = _with_rows(B @ self._covariance.template(term, S), np.argsort(order))
+            theta[term.theta] = RelativeCovariance.entries_of(T)
+        return theta
+
+    def columns(self, without: int | None = None, fixed: int = 0) -> tuple[tuple[int, slice], ...]:
+        """Places of each diagonal entry and of what is below it, when one entry is left out; without the own term's first few columns."""
+        found = []
+        for term in self._covariance.terms:
+            diagonal = term.theta.start
+            for column in range(term.size - 1):
+                length = term.size - column
+                if term is not self._own or column >= fixed:
+                    at = diagonal - (without is not None and diagonal > without)
+                    found.append((at, slice(at + 1, at + length)))
+                diagonal += length
+        return tuple(found)
+
+
+def _with_rows(T: Array, rows: npt.NDArray[np.intp]) -> Array:
+    """The lower triangular factor of the same matrix T T' with its rows and columns in another order."""
+    if (rows == np.arange(len(rows))).all():
+        return T
+    R = np.asarray(np.linalg.qr(T[rows].T, mode="r"))
+    return np.asarray(R.T * np.where(np.diag(R) < 0.0, -1.0, 1.0))

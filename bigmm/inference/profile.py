@@ -9,12 +9,14 @@ Bates et al. (2015), JSS 67(1), section 5.1.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from scipy.optimize import brentq
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
-from bigmm.inference.likelihood import Parameter
+from bigmm.inference.likelihood import STEP, Parameter
 from bigmm.solver.cholmod import NotPositiveDefiniteError
 from bigmm.solver.nlopt_search import minimize_by_bobyqa
 
@@ -89,14 +91,39 @@ class _Profile:
             except NotPositiveDefiniteError:
                 return float("nan")
 
-        found, gain = np.inf, np.inf
-        while gain > _GAIN:  # along a ridge BOBYQA may stop early, and goes on when it is started again
-            before = found
-            found, self._others = minimize_by_bobyqa(deviance, self._others, parameter.lower, parameter.step)
-            gain = before - found
-        if not found > self._minimum - _LOWER:
+        found, others = self._lowest(deviance, self._others)
+        for start in _reflections(parameter, others):
+            other = self._lowest(deviance, start)
+            found, others = other if other[0] < found - _GAIN else (found, others)
+        if not np.isfinite(found):
+            raise ModelError(
+                f"the deviance does not exist with {parameter.name} at {value:.6g}: its interval is beyond what double precision holds; "
+                "ask for the others (parm=)"
+            )
+        if found <= self._minimum - _LOWER:
             raise ModelError(
                 f"with {parameter.name} at {value:.6g} the deviance is {found:.10g}, below the fit's {self._minimum:.10g}: expected a fit "
                 "at the lowest minimum; fit again from another start"
             )
+        self._others = others
         return found
+
+    def _lowest(self, deviance: Callable[[Array], float], start: Array) -> tuple[float, Array]:
+        found, others, gain = np.inf, start, np.inf
+        while gain > _GAIN:  # along a ridge BOBYQA may stop early, and goes on when it is started again
+            before = found
+            found, others = minimize_by_bobyqa(deviance, others, self._parameter.lower, np.full(len(start), STEP))
+            gain = before - found
+        return found, others
+
+
+def _reflections(parameter: Parameter, others: Array) -> Iterator[Array]:
+    """Where a diagonal entry of S is about zero, so that the sign of the column below it means nothing: the other sign.
+
+    Inside, one sign may lead downhill and the other uphill.
+    """
+    for diagonal, below in parameter.columns:
+        if others[diagonal] < STEP and np.abs(others[below]).max() > 0.0:
+            other = others.copy()
+            other[below] = -others[below]
+            yield other

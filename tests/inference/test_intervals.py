@@ -134,6 +134,55 @@ def test_units_do_not_matter() -> None:
     np.testing.assert_allclose(scaled.loc["cor_x.(Intercept)|g"], plain.loc["cor_x.(Intercept)|g"], rtol=1e-3)
 
 
+@pytest.mark.parametrize("shift", [100.0, 2000.0, 1e4])
+def test_a_constant_that_is_added_to_a_predictor_does_not_matter(shift: float) -> None:
+    """Days since another day: intercept and slope are correlated by nearly -1, and what does not depend on the intercept stays."""
+    data, names = read_data("sleepstudy"), ["sigma", "Days", "sd_Days|Subject"]
+    plain = bigmm.lmer(SLOPES, data, reml=False).confint(names, method="profile")
+    fit = bigmm.lmer(SLOPES, data.assign(Days=data["Days"] + shift), reml=False)
+    np.testing.assert_allclose(fit.confint(names, method="profile"), plain, rtol=2e-5)
+    intercept = fit.confint(["sd_(Intercept)|Subject"], method="profile") / shift
+    np.testing.assert_allclose(intercept, plain.loc[["sd_Days|Subject"]], rtol=10.0 / shift)
+
+
+def _few_rows() -> pd.DataFrame:
+    """A fit whose intercepts do not vary, so that the sign of T_10 means nothing; one sign leads downhill when (Intercept) grows."""
+    rng = np.random.default_rng(1013)
+    levels = rng.integers(4, 10)
+    n = int(levels * rng.integers(4, 7))
+    g, h = np.arange(n) % levels, rng.integers(0, 5, n)
+    x = rng.normal(size=n) + rng.choice([0, 0, 3])
+    intercepts = rng.normal(size=levels)[g] * rng.choice([0.2, 1, 3])
+    slopes = rng.normal(size=levels)[g] * x * rng.choice([0.0, 0.2, 1])
+    y = intercepts + slopes + rng.normal(size=5)[h] * rng.choice([0.2, 1]) + rng.standard_t(2.5, size=n) + x
+    return pd.DataFrame({"y": y, "x": x, "g": g, "h": h})
+
+
+def test_a_profile_finds_the_other_sign_of_a_column() -> None:
+    data, level = _few_rows(), 0.8
+    fit = bigmm.lmer("y ~ 1 + (1 + x | g) + (1 | h)", data, reml=False)
+    assert (fit.theta[fit.model.lower == 0.0] == 0.0).any()  # type: ignore[union-attr]
+    n, y = len(data), data["y"].to_numpy()
+    Z = np.eye(data["g"].max() + 1)[data["g"]]
+    Z, H = np.stack([Z, Z * data[["x"]].to_numpy()]), np.eye(5)[data["h"]]
+
+    def deviance(parameters: np.ndarray, intercept: float) -> float:
+        a, b, c, d, log_sigma = parameters
+        by_effect = np.stack([a * Z[0] + b * Z[1], c * Z[1]])
+        V = sum(part @ part.T for part in by_effect) + d * d * H @ H.T + np.eye(n)
+        left = y - intercept
+        return float(
+            np.linalg.slogdet(V)[1]
+            + n * (np.log(2.0 * np.pi) + 2.0 * log_sigma)
+            + left @ np.linalg.solve(V, left) / np.exp(2.0 * log_sigma)
+        )
+
+    starts = np.random.default_rng(1).normal(size=(40, 5))
+    for limit in fit.confint("(Intercept)", level, "profile").iloc[0]:
+        lowest = min(minimize(deviance, start, args=(limit,), method="BFGS").fun for start in starts)
+        assert lowest - fit.objective == pytest.approx(ndtri((1.0 + level) / 2.0) ** 2, abs=2e-3)
+
+
 def test_a_profile_leaves_the_fit_as_it_was(fit: bigmm.LinearMixedModelFit) -> None:
     before = fit.condvar()["Subject"]["vcov"]
     again = pickle.loads(pickle.dumps(fit))
@@ -159,7 +208,7 @@ def test_names_of_columns(fit: bigmm.LinearMixedModelFit) -> None:
     assert bigmm.lmer("Reaction ~ 0 + (1 | Subject)", read_data("sleepstudy")).confint().shape == (0, 2)
 
 
-@pytest.mark.parametrize("level", [0.0, 1.0, 95, -0.5, float("nan"), "0.95", True, None])
+@pytest.mark.parametrize("level", [0.0, 1.0, 95, -0.5, float("nan"), "0.95", True, None, 1e-17, 1e-9, 1.0 - 1e-16])
 def test_levels_that_are_none(fit: bigmm.LinearMixedModelFit, level: Any) -> None:
     with pytest.raises(bigmm.BigmmError, match="expected a number between 0 and 1"):
         fit.confint(level=level)
@@ -171,8 +220,11 @@ def test_what_is_not_there(fit: bigmm.LinearMixedModelFit, tmp_path: Any) -> Non
         fit.confint(method=method)
     with pytest.raises(bigmm.BigmmError, match=r"parm has 'days': expected names among '\(Intercept\)', 'Days'"):
         fit.confint(["Days", "days"])
-    with pytest.raises(bigmm.BigmmError, match="parm has 'sigma': expected"):
+    with pytest.raises(bigmm.BigmmError, match=r"parm has 'sigma': expected .* have intervals by profile alone"):
         fit.confint("sigma")
+    number: Any = 5
+    with pytest.raises(bigmm.BigmmError, match=r"parm has 5: expected names among '\(Intercept\)'"):
+        fit.confint(number)
     fit.save(tmp_path / "fit")
     with pytest.raises(bigmm.BigmmError, match="holds no crossproducts"):
         bigmm.load(tmp_path / "fit").confint(method="profile")
