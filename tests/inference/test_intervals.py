@@ -145,9 +145,9 @@ def test_a_constant_that_is_added_to_a_predictor_does_not_matter(shift: float) -
     np.testing.assert_allclose(intercept, plain.loc[["sd_Days|Subject"]], rtol=10.0 / shift)
 
 
-def _few_rows() -> pd.DataFrame:
-    """A fit whose intercepts do not vary, so that the sign of T_10 means nothing; one sign leads downhill when (Intercept) grows."""
-    rng = np.random.default_rng(1013)
+def _few_rows(seed: int) -> pd.DataFrame:
+    """So few that the deviance has several minima when a parameter is held."""
+    rng = np.random.default_rng(seed)
     levels = rng.integers(4, 10)
     n = int(levels * rng.integers(4, 7))
     g, h = np.arange(n) % levels, rng.integers(0, 5, n)
@@ -158,29 +158,48 @@ def _few_rows() -> pd.DataFrame:
     return pd.DataFrame({"y": y, "x": x, "g": g, "h": h})
 
 
-def test_a_profile_finds_the_other_sign_of_a_column() -> None:
-    data, level = _few_rows(), 0.8
-    fit = bigmm.lmer("y ~ 1 + (1 + x | g) + (1 | h)", data, reml=False)
-    assert (fit.theta[fit.model.lower == 0.0] == 0.0).any()  # type: ignore[union-attr]
+def _dense(data: pd.DataFrame) -> Any:
+    """The deviance of y ~ 1 + (1 + x | g) + (1 | h) by its definition; of T, sigma_h, log(sigma), and the intercept unless that is free."""
     n, y = len(data), data["y"].to_numpy()
-    Z = np.eye(data["g"].max() + 1)[data["g"]]
-    Z, H = np.stack([Z, Z * data[["x"]].to_numpy()]), np.eye(5)[data["h"]]
+    Z, H = np.eye(data["g"].max() + 1)[data["g"]], np.eye(5)[data["h"]]
+    Zx = Z * data[["x"]].to_numpy()
 
-    def deviance(parameters: np.ndarray, intercept: float) -> float:
-        a, b, c, d, log_sigma = parameters
-        by_effect = np.stack([a * Z[0] + b * Z[1], c * Z[1]])
-        V = sum(part @ part.T for part in by_effect) + d * d * H @ H.T + np.eye(n)
-        left = y - intercept
-        return float(
-            np.linalg.slogdet(V)[1]
-            + n * (np.log(2.0 * np.pi) + 2.0 * log_sigma)
-            + left @ np.linalg.solve(V, left) / np.exp(2.0 * log_sigma)
-        )
+    def deviance(T: tuple[float, float, float], sigma_h: float, log_sigma: float, intercept: float | None = None) -> float:
+        a, b, c = T
+        first, second = a * Z + b * Zx, c * Zx
+        V = first @ first.T + second @ second.T + sigma_h**2 * H @ H.T + np.exp(2.0 * log_sigma) * np.eye(n)
+        weights = np.linalg.solve(V, np.ones(n))
+        left = y - (weights @ y / weights.sum() if intercept is None else intercept)
+        return float(np.linalg.slogdet(2.0 * np.pi * V)[1] + left @ np.linalg.solve(V, left))
 
+    return deviance
+
+
+#: The deviance of a held parameter and the others, which are 4 or 5 numbers.
+HELD: dict[str, Any] = {
+    "(Intercept)": lambda dense, value, o: dense((o[0], o[1], o[2]), o[3], o[4], value),
+    "sd_(Intercept)|h": lambda dense, value, o: dense((o[0], o[1], o[2]), value, o[4]),
+    "cor_x.(Intercept)|g": lambda dense, value, o: dense((abs(o[0]), value * abs(o[1]), np.sqrt(1.0 - value**2) * abs(o[1])), o[3], o[4]),
+}
+
+
+@pytest.mark.parametrize(
+    ("seed", "name"),
+    [
+        (1013, "(Intercept)"),  # the intercepts do not vary: of two signs of T_10 one leads downhill
+        (1013, "sd_(Intercept)|h"),  # another minimum, with slopes instead
+        (1040, "cor_x.(Intercept)|g"),  # a plateau where nothing is left to be correlated
+        (1043, "cor_x.(Intercept)|g"),
+    ],
+)
+def test_a_profile_is_the_lowest_of_several_minima(seed: int, name: str) -> None:
+    data, level = _few_rows(seed), 0.8
+    fit, dense, held = bigmm.lmer("y ~ 1 + (1 + x | g) + (1 | h)", data, reml=False), _dense(data), HELD[name]
     starts = np.random.default_rng(1).normal(size=(40, 5))
-    for limit in fit.confint("(Intercept)", level, "profile").iloc[0]:
-        lowest = min(minimize(deviance, start, args=(limit,), method="BFGS").fun for start in starts)
-        assert lowest - fit.objective == pytest.approx(ndtri((1.0 + level) / 2.0) ** 2, abs=2e-3)
+    for limit in fit.confint(name, level, "profile").iloc[0]:
+        if abs(limit) < 1.0 or not name.startswith("cor"):  # at a bound it may be less
+            lowest = min(minimize(lambda o, at=limit: held(dense, at, o), start, method="BFGS").fun for start in starts)
+            assert lowest - fit.objective == pytest.approx(ndtri((1.0 + level) / 2.0) ** 2, abs=2e-3)
 
 
 def test_a_profile_leaves_the_fit_as_it_was(fit: bigmm.LinearMixedModelFit) -> None:
