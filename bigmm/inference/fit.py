@@ -227,7 +227,7 @@ class LinearMixedModelFit:
         method : {"wald", "profile"}
             "wald": of fixed effects, estimates plus and minus normal quantiles of their standard errors. "profile", lme4's
             default: of standard deviations and correlations of the random effects, of the residual standard deviation and of the
-            fixed effects, by likelihood-ratio tests against ML. A limit takes some 400 evaluations where there are three thetas,
+            fixed effects, by likelihood-ratio tests against ML. A limit takes some 500 evaluations where there are three thetas,
             more where there are more.
 
         Returns
@@ -239,8 +239,8 @@ class LinearMixedModelFit:
         Raises
         ------
         ModelError
-            For other names or methods, a level that is no number between 0 and 1, a profile of a fit without crossproducts, one
-            that leads below the fit's minimum, and one that does not rise.
+            For other names or methods, a level that is no number between 0 and 1 (0.001 to 1 - 1e-9), a profile of a fit without
+            crossproducts, one that leads below the fit's minimum, and one that does not rise.
 
         References
         ----------

@@ -2,7 +2,7 @@
 
 The profile is the deviance of ML, minimized over all other parameters while this one is held. The interval are the values for
 which it lies no more than the square of a normal quantile above the minimum. No row is read for that; a limit takes some seven
-values of the profile.
+values of the profile, and a look around for a lower minimum. No minimization without derivatives is certain to find the lowest of several.
 
 Bates et al. (2015), JSS 67(1), section 5.1.
 """
