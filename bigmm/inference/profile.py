@@ -24,6 +24,8 @@ from bigmm.solver.nlopt_search import minimize_by_bobyqa
 _LOWER = 1e-3
 #: Steps away from an estimate at most, and how many times as long as the one before each is.
 _STEPS_OUT, _LONGER = 60, (1.5, 4.0)
+#: Crossings of the quantile that are looked at: each but the last was a leap to another minimum.
+_CROSSINGS = 20
 #: A minimization that gains less than this is the last.
 _GAIN = 1e-4
 #: Limits are found to this part of their distance from the estimate, and the root of the excess there is the quantile but for this part.
@@ -46,7 +48,7 @@ def _limit(parameter: Parameter, bound: float, minimum: float, quantile: float) 
     if attained and (parameter.estimate == bound or _Profile(parameter, minimum).root(bound) <= quantile):
         return bound
     profile, inside = _Profile(parameter, minimum), parameter.estimate
-    while True:
+    for _ in range(_CROSSINGS):
         inside, outside = _bracket(parameter, profile, bound, quantile, inside)
         precision = _PRECISION * abs(outside - parameter.estimate)
         limit = float(brentq(lambda value: profile.root(value) - quantile, inside, outside, xtol=precision))
@@ -55,6 +57,10 @@ def _limit(parameter: Parameter, bound: float, minimum: float, quantile: float) 
         if profile.root(limit) >= (1.0 - _CLOSE) * quantile:
             return limit
         inside = limit
+    raise ModelError(
+        f"the profile of {parameter.name} leaps from one minimum to another at {inside:.6g}: the data say too little of this parameter for "
+        "an interval: ask for the others (parm=)"
+    )
 
 
 def _bracket(parameter: Parameter, profile: _Profile, bound: float, quantile: float, inside: float) -> tuple[float, float]:
@@ -94,8 +100,9 @@ class _Profile:
         return self._seen[value][0]
 
     def forget(self, value: float) -> None:
-        """What was found there and further outside."""
-        self._seen = {one: found for one, found in self._seen.items() if self._distance(one) < self._distance(value)}
+        """What was found there and further outside; the estimate stays."""
+        estimate = self._parameter.estimate
+        self._seen = {one: found for one, found in self._seen.items() if one == estimate or self._distance(one) < self._distance(value)}
 
     def look_around(self, value: float) -> None:
         """Whether there is a lower minimum there: with one variance that vanishes, or that appears, and from the estimate."""

@@ -12,6 +12,8 @@ from scipy.optimize import minimize
 from scipy.special import ndtri
 
 import bigmm
+from bigmm.inference.likelihood import Parameter
+from bigmm.inference.profile import profile_interval
 from tests.reference.cases import read_data
 
 SLOPES = "Reaction ~ 1 + Days + (1 + Days | Subject)"
@@ -200,6 +202,18 @@ def test_a_profile_is_the_lowest_of_several_minima(seed: int, name: str) -> None
         if abs(limit) < 1.0 or not name.startswith("cor"):  # at a bound it may be less
             lowest = min(minimize(lambda o, at=limit: held(dense, at, o), start, method="BFGS").fun for start in starts)
             assert lowest - fit.objective == pytest.approx(ndtri((1.0 + level) / 2.0) ** 2, abs=2e-3)
+
+
+def test_a_profile_that_only_leaps_is_refused() -> None:
+    """No crossing, but a step at the estimate and no end of looking for one."""
+    none = np.zeros(1)
+
+    def deviance(value: float, others: np.ndarray) -> float:
+        return float(9.0 * (value != 0.0) + (others[0] - 1.0) ** 2)
+
+    leaping = Parameter("leaping", 0.0, -np.inf, np.inf, 1.0, none + 1.0, none - np.inf, deviance)
+    with pytest.raises(bigmm.BigmmError, match="the profile of leaping leaps from one minimum to another at 0"):
+        profile_interval(leaping, 0.0, 0.1)
 
 
 def test_a_profile_leaves_the_fit_as_it_was(fit: bigmm.LinearMixedModelFit) -> None:
