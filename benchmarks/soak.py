@@ -83,8 +83,8 @@ def one_pass(rows: float, workers: int, task_rows: int) -> None:
     fit = cp.fit()
     exact = np.array(generate.exact_variances(replicates))
     error = np.abs(np.array([fit.sigma**2, (fit.theta[0] * fit.sigma) ** 2]) / exact - 1.0).max()
-    report(pd.read_csv(path), "seconds", path)
     click.echo(f"{fit.nobs:,} rows, largest relative error of the two variances {error:.1e}, digest {cp.digest}")
+    report(pd.read_csv(path), "seconds", path)
 
 
 def _smls(replicates: int, task_rows: int) -> Any:
@@ -123,6 +123,9 @@ def _resident(process: psutil.Process) -> float:
 def report(table: pd.DataFrame, by: str, path: Path) -> None:
     """Print how much memory grows, and draw it."""
     late = table.iloc[len(table) // 10 :]
+    if len(late) < 2:
+        click.echo("too short for a line: nothing is drawn")
+        return
     for column in [name for name in table.columns if name.endswith("_mib")]:
         slope = np.polyfit(late[by], late[column], 1)[0] * (late[by].iloc[-1] - late[by].iloc[0])
         click.echo(f"{column[:-4]}: {late[column].iloc[0]:.0f} MiB after a tenth, {late[column].iloc[-1]:.0f} MiB at the end, "

@@ -454,6 +454,10 @@ def test_fit_of_several_responses(tmp_path: Path, sleep: pd.DataFrame) -> None:
     refused = run("fit", formula, data, "--out", tmp_path / "two.cp")
     assert refused.exit_code == 2
     assert "there are several fits to save: choose another place" in refused.stderr
+    unclear = run("summary", tmp_path / "fits")
+    assert unclear.exit_code == 2
+    inside = ", ".join(repr(str(tmp_path / "fits" / name)) for name in ("Reaction", "log_Reaction", "log_y"))
+    assert f"holds neither crossproducts nor a fit: name one of the directories in it that do, {inside}\n" in unclear.stderr
 
 
 def test_fits_before_a_response_that_cannot_be_fitted_are_kept(tmp_path: Path, sleep: pd.DataFrame) -> None:

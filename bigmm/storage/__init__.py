@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 from bigmm.crossproducts import CrossProducts
@@ -17,6 +18,9 @@ from bigmm.storage.remote import downloaded
 from bigmm.urls import is_url, without_secrets
 
 __all__ = ["check_target", "content_digest", "load", "save_crossproducts", "save_fit", "saved_kind", "stored"]
+
+#: Directories of a directory that are looked at, and named, when it is none of bigmm's itself.
+_LOOKED_AT, _SHOWN = 1000, 4
 
 
 def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:
@@ -37,9 +41,17 @@ def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:
     if kind is None:
         if not is_url(path) and not Path(path).exists():
             raise StorageError(f"{shown!r} does not exist: check the path")
-        raise StorageError(f"{shown!r} holds neither crossproducts nor a fit: expected a directory that bigmm has saved")
+        raise StorageError(f"{shown!r} holds neither crossproducts nor a fit: {_advice(path)}")
     with downloaded(path) if is_url(path) else nullcontext(Path(path)) as folder:
         return _load(folder, kind, shown)
+
+
+def _advice(path: str | os.PathLike[str]) -> str:
+    """What to name instead: fits of several responses lie one level deeper."""
+    inside = [] if is_url(path) else sorted(str(each) for each in islice(Path(path).glob("*/"), _LOOKED_AT) if saved_kind(each))
+    if not inside:
+        return "expected a directory that bigmm has saved"
+    return f"name one of the directories in it that do, {', '.join(map(repr, inside[:_SHOWN]))}{', ...' if len(inside) > _SHOWN else ''}"
 
 
 def _load(folder: Path, kind: str, shown: str) -> CrossProducts | LinearMixedModelFit:
