@@ -103,6 +103,14 @@ class TestDoctor:
         assert "CHOLMOD                    3." in result.stdout
         assert "a fit with a known answer  right\n" in result.stdout
 
+    def test_memory_is_what_a_fit_counts_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BIGMM_MEMORY", "3 GiB")
+        assert f"memory{'':20} 3.0 GiB available, " in run_well("doctor").stdout
+        monkeypatch.setenv("BIGMM_MEMORY", "much")
+        result = run("doctor")
+        assert result.exit_code == 2
+        assert "bigmm: error: BIGMM_MEMORY='much' is no amount of memory: expected bytes, or" in result.stderr
+
     def test_settings(self) -> None:
         with dask.config.set({"bigmm.batches": 7, "bigmm.batch": 7}):
             result = run("doctor")

@@ -45,7 +45,7 @@ def examine(scheduler: str | None) -> Iterator[Finding]:
     for package in _PACKAGES:
         yield Finding(package, version_of(package) or "not installed")
     yield from _libraries()
-    yield Finding("memory", f"{_available_memory() / 2**30:.1f} GiB available, {len(os.sched_getaffinity(0))} processors")
+    yield _memory()
     yield from _settings()
     yield _arithmetic()
     if scheduler is not None:
@@ -74,8 +74,11 @@ def open_files() -> list[str]:
     return maps.read_text().splitlines() if maps.exists() else []
 
 
-def _available_memory() -> float:
-    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+def _memory() -> Finding:
+    """What the solver's planner counts on."""
+    from bigmm.solver.memory import available_memory
+
+    return Finding("memory", f"{available_memory() / 2**30:.1f} GiB available, {len(os.sched_getaffinity(0))} processors")
 
 
 def _arithmetic() -> Finding:

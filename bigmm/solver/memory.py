@@ -30,7 +30,7 @@ def available_memory() -> float:
         When BIGMM_MEMORY is no amount of memory.
     """
     asked = os.environ.get(VARIABLE, "")
-    return read_bytes(asked) if asked else min([_machine(_PROC), *_groups(_PROC, _CGROUPS)])
+    return read_bytes(asked, f"{VARIABLE}=") if asked else min([_machine(_PROC), *_groups(_PROC, _CGROUPS)])
 
 
 def zeros(*shape: int) -> npt.NDArray[np.float64]:
@@ -46,8 +46,8 @@ def zeros(*shape: int) -> npt.NDArray[np.float64]:
     return np.frombuffer(pages, dtype=np.float64).reshape(shape)
 
 
-def read_bytes(text: str) -> float:
-    """``8GiB``, ``500 MB`` or a number of bytes.
+def read_bytes(text: str, name: str = "") -> float:
+    """``8GiB``, ``500 MB`` or a number of bytes; `name` is what a message calls it.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def read_bytes(text: str) -> float:
     except (KeyError, ValueError):
         value = -1.0
     if not value > 0.0:
-        raise ModelError(f"{text!r} is no amount of memory: expected bytes, or a number with a unit such as 8GiB")
+        raise ModelError(f"{name}{text!r} is no amount of memory: expected bytes, or a number with a unit such as 8GiB")
     return value
 
 
