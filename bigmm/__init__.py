@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bigmm.storage import load
     from bigmm.subtraction import subtract
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "BigmmError",

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install bigmm into .venv of this checkout: Debian packages, then Python packages. Run it again at any time.
 #
-#   deploy/install.sh [extra ...]         extras of pyproject.toml: plot, polars, s3, slurm, test, cluster-test, dev
+#   deploy/install.sh [extra ...]         extras of pyproject.toml: plot, polars, s3, slurm, dashboard, test, cluster-test, dev
 #   PYTHON=python3.12 deploy/install.sh   with another interpreter than /usr/bin/python3
 #
 # VENV names another environment, CONSTRAINTS a file of version pins, DEBIAN_PACKAGES other lists of packages; all relative to the checkout.

@@ -42,7 +42,7 @@ Exit codes:
   75   not done, but the checkpoint holds what is: run again with --resume (stopped by SIGTERM
        or --max-time, or the cluster was lost); the same before anything is done
   130  stopped by Ctrl-C
-  143  stopped by SIGTERM, without a checkpoint
+  143  stopped by SIGTERM or --max-time, without a checkpoint
 """
 
 _VERBOSE = "bigmm.verbose"

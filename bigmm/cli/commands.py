@@ -79,7 +79,7 @@ def main() -> None:
     default="newton",
     show_default=True,
     metavar="NAME",
-    help="newton, or a method of nlopt: bobyqa, lbfgs, cobyla, neldermead, sbplx.",
+    help="newton, or a method of nlopt: bobyqa, lbfgs, mma, slsqp, cobyla, neldermead, sbplx.",
 )
 @click.option("--maxeval", type=click.IntRange(min=1), metavar="N", help="Evaluations of the objective at most.")
 @out_option("Save the fit: JSON and Parquet; with several responses a directory of each inside DIR.", required=False)

@@ -83,7 +83,7 @@ def confint(directory: str, crossproducts: tuple[str, ...], level: float, parm: 
     Without CPDIR Wald's, of the fixed effects, at once.
 
     CPDIR: the saved crossproducts that the fit was made from. With them by profile of the likelihood, of standard deviations and
-    correlations (sd_..., cor_..., sigma), too: about a thousand evaluations for each, which --verbose reports.
+    correlations (sd_..., cor_..., sigma), too: about a thousand evaluations for each; --verbose tells each when it is found.
     """
     found = _load_fit(directory)
     if crossproducts:

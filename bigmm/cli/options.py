@@ -88,14 +88,13 @@ def data_options(command: Command) -> Command:
             "--workers",
             metavar="N",
             type=click.IntRange(min=0),
-            help="Start N processes on this machine; 0 works in this process. "
-            "Without it and --scheduler threads of this process do the work.",
+            help="Start N processes on this machine. With 0, or without this and --scheduler, threads of this process do the work.",
         ),
         click.option(
             "--checkpoint",
             metavar="DIR",
             callback=note_checkpoint,
-            help="Write there what is done, after every batch of chunks and every evaluation.",
+            help="Write there what is done, after every batch of chunks, and of a fit after every evaluation.",
         ),
         click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one; without it a checkpoint is refused."),
         click.option(
