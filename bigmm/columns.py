@@ -141,7 +141,12 @@ def _maximal(blocks: list[Block]) -> tuple[Block, ...]:
 def cell_columns(block: Block, cells: pd.Index) -> tuple[Column, ...]:
     """Labels of a block's columns, one for each cell; `cells` is a MultiIndex when the block has several categories."""
     labels = cells.tolist() if len(block.categories) > 1 else [(label,) for label in cells.tolist()]
-    return tuple(Column(block.texts, tuple(zip(block.categories, label, strict=True))) for label in labels)
+    return tuple(Column(block.texts, tuple(zip(block.categories, map(as_level, label), strict=True))) for label in labels)
+
+
+def as_level(label: Level) -> Level:
+    """A label that equal ones hash like: of the hour that comes twice when clocks go back, pandas hashes the second as the first."""
+    return pd.Timestamp(label.isoformat()) if isinstance(label, pd.Timestamp) and label.fold else label
 
 
 def sort_columns(columns: Iterable[Column]) -> tuple[Column, ...]:

@@ -6,6 +6,7 @@ import itertools
 import operator
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -456,3 +457,20 @@ def test_one_category_of_two_types(formula: str, one: list[Any], other: list[Any
     parts = [bigmm.reduce(formula, rows.assign(k=column), client=0) for column in columns]
     with pytest.raises(bigmm.LabelError, match=r"'k' are .* and .*: write the column with one type"):
         parts[0] + parts[1]
+
+
+def test_loaded_parts_add_up_in_the_hour_that_comes_twice(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    times = pd.to_datetime([f"2023-10-29 0{hour}:30" for hour in (0, 1, 3)], utc=True).tz_convert("Europe/Paris")
+    frame = pd.DataFrame({"g": rng.integers(0, 10, 200), "t": times[rng.integers(0, 3, 200)], "y": rng.normal(size=200)})
+    first, second = (bigmm.reduce("y ~ t + (t | g)", part, client=0) for part in (frame[:100], frame[100:]))
+    first.save(tmp_path / "first")
+    loaded = bigmm.load(tmp_path / "first")
+    assert isinstance(loaded, bigmm.CrossProducts)
+    whole = loaded + second
+    assert whole.digest == (first + second).digest
+    assert len(whole.columns) == 3
+    assert (whole - loaded).nobs == 100
+    fit = whole.fit("y ~ t + (1 | g)")
+    fit.save(tmp_path / "fit")
+    pd.testing.assert_series_equal(fit.predict(frame), bigmm.load(tmp_path / "fit").predict(frame))  # type: ignore[union-attr]

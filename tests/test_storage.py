@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ LEVELS: dict[str, list[Any]] = {
     "dates": [dt.date(2024, 1, 31), dt.date(1969, 7, 20), dt.date(2024, 2, 1)],
     "times": [dt.datetime(2024, 1, 31, 12, 30, 1, 5), dt.datetime(2024, 1, 31)],
     "zones": [pd.Timestamp("2024-01-31 12:30", tz="Europe/Berlin"), pd.Timestamp("2024-07-31", tz="Europe/Berlin")],
+    "an hour twice": [pd.Timestamp(f"2023-10-29 0{hour}:30", tz="UTC").tz_convert("Europe/Berlin") for hour in (0, 1, 3)],
 }
 #: What is saved need not be the optimum.
 FEW = bigmm.Optimizer(maxeval=5)
@@ -48,6 +50,7 @@ def rows(levels: list[Any], n: int = 120) -> pd.DataFrame:
 def assert_equal(found: bigmm.CrossProducts, expected: bigmm.CrossProducts) -> None:
     assert found.design == expected.design
     assert found.columns == expected.columns
+    assert set(found.columns) == set(expected.columns)  # equal labels hash alike, too
     assert (found.rows, found.sum_log_weights, found.plan_digest) == (expected.rows, expected.sum_log_weights, expected.plan_digest)
     assert (list(found.sources), found.skipped) == (list(expected.sources), expected.skipped)
     assert found.digest == expected.digest
@@ -158,6 +161,41 @@ def changes(cp: bigmm.CrossProducts) -> dict[str, bigmm.CrossProducts]:
         "shift": replace(cp, design=replace(cp.design, y_shift={"Reaction": 1.0})),
         "formula": replace(cp, design=replace(cp.design, formula=parse_formula("Reaction ~ (Days | Subject)"))),
     }
+
+
+@pytest.mark.parametrize(
+    "random",
+    [
+        "(1 + f + fb | g)",
+        "(1 | g) + (1 | g)",
+        "(x | g) + (1 | g)",
+        "(1 | a/b) + (1 | a)",
+        "(1 | a:b) + (1 | b:a)",
+        "(f + fb || g)",
+        "(1 | a:b) + (1 | `a:b`)",
+    ],
+)
+def test_terms_with_names_in_common(random: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"f": rng.choice(["a", "b"], 300), **{name: rng.normal(size=300) for name in ("fb", "x")}})
+    frame = frame.assign(
+        g=rng.integers(0, 12, 300),
+        a=rng.integers(0, 4, 300),
+        b=rng.integers(0, 5, 300),
+        **{"a:b": rng.integers(0, 9, 300)},
+        y=rng.normal(size=300) + frame["x"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bigmm.IdentificationWarning)  # two terms of one column have one variance
+        fit = bigmm.lmer(f"y ~ x + {random}", frame, client=0)
+    fit.save(tmp_path / "fit")
+    found = bigmm.load(tmp_path / "fit")
+    assert isinstance(found, bigmm.LinearMixedModelFit)
+    np.testing.assert_array_equal(found.theta, fit.theta)
+    assert len(set(found.covariance.names)) == len(fit.theta)
+    assert {name: len(table) for name, table in found.ranef().items()} == found.ngroups
+    assert len(found.ngroups) == len(fit.groups)
+    pd.testing.assert_series_equal(found.predict(frame), fit.predict(frame))
 
 
 def test_digest_of_the_content(cp: bigmm.CrossProducts) -> None:

@@ -41,7 +41,7 @@ class Coding:
     Attributes
     ----------
     names : tuple of str, length p
-        As R names coefficients: ``(Intercept)``, ``fb``, ``x:fb``.
+        As R names coefficients: ``(Intercept)``, ``fb``, ``x:fb``; each once.
     matrix : (P, p) float64
         C in X = X_raw C.
     """
@@ -93,7 +93,16 @@ def code_terms(
         term_names, matrix = _code_term(term, parts, levels, columns, kinds)
         names += term_names
         coded.append(matrix)
-    return Coding(tuple(names), np.column_stack(coded) if coded else np.zeros((len(columns), 0)))
+    return Coding(distinct_names(names), np.column_stack(coded) if coded else np.zeros((len(columns), 0)))
+
+
+def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names with a number behind those that stand before already, for whoever asks by name: R leaves ``fb`` of f and a column fb alike."""
+    given, distinct = set(names), dict[str, None]()
+    for name in names:
+        numbered = (f"{name}.{number}" for number in itertools.count(1))
+        distinct[name if name not in distinct else next(other for other in numbered if other not in given and other not in distinct)] = None
+    return tuple(distinct)
 
 
 def check_contrasts(contrasts: Mapping[str, ContrastChoice], terms: Sequence[Term], kinds: Mapping[str, ColumnKind] | None = None) -> None:

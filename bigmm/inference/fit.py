@@ -15,7 +15,7 @@ from bigmm.accounting import RowCounts
 from bigmm.columns import Array, Column
 from bigmm.design import Design
 from bigmm.errors import ModelError
-from bigmm.formula.coding import ContrastChoice
+from bigmm.formula.coding import ContrastChoice, distinct_names
 from bigmm.formula.terms import Formula
 from bigmm.inference.effects import GroupEffects, effects_table, level_index, level_order
 from bigmm.solver.covariance import RelativeCovariance
@@ -146,7 +146,12 @@ class LinearMixedModelFit:
     @property
     def ngroups(self) -> dict[str, int]:
         """Levels of each grouping factor, in the order of theta."""
-        return {self.groups[g].name: len(self.groups[g].levels) for g in self._order}
+        return {self.group_names[g]: len(self.groups[g].levels) for g in self._order}
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of `groups`, each once: a column may be called like a combination, ``a:b``."""
+        return distinct_names([group.name for group in self.groups])
 
     @property
     def _order(self) -> tuple[int, ...]:
@@ -180,7 +185,7 @@ class LinearMixedModelFit:
 
         Levels stand in their declared order or sorted by value; those of combined factors are a MultiIndex.
         """
-        return {self.groups[g].name: effects_table(self.groups[g], self.design) for g in self._order}
+        return {self.group_names[g]: effects_table(self.groups[g], self.design) for g in self._order}
 
     def condvar(self) -> dict[str, dict[str, Array]]:
         """Conditional variances of the random effects given y and beta, lme4's ``postVar``.
@@ -200,7 +205,7 @@ class LinearMixedModelFit:
         for g in self._order:
             group, variances = self.groups[g], self._conditional_variances[g]
             order = level_order(group, self.design)
-            out[group.name] = {"levels": level_index(group)[order], "names": group.coef_names, "vcov": variances[order]}
+            out[self.group_names[g]] = {"levels": level_index(group)[order], "names": group.coef_names, "vcov": variances[order]}
         return out
 
     @cached_property

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bigmm.columns import Array, Block, Column, Level, cell_columns, sort_columns, term_block
+from bigmm.columns import Array, Block, Column, Level, as_level, cell_columns, sort_columns, term_block
 from bigmm.design import Design
 from bigmm.errors import DataError, FormulaError
 from bigmm.formula import Formula, RandomEffectsTerm, parse_formula
@@ -110,7 +110,7 @@ class Predictor:
     ) -> tuple[Coding, tuple[Column, ...]]:
         """The terms' coding on the cells that the new rows have; a cell of known levels need not have occurred before."""
         for name, levels in known.items():
-            _check_levels(name, rows.encoded[name][1].tolist(), levels)
+            _check_levels(name, [as_level(level) for level in rows.encoded[name][1].tolist()], levels)
         seen = [Column((), ((name, level),)) for name, levels in known.items() for level in levels]
         cells = [label for block in self._blocks(terms) for label in _cells(block, rows)[1]]
         columns = sort_columns([*seen, *cells])

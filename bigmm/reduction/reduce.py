@@ -13,7 +13,7 @@ from distributed import Client
 
 from bigmm.accounting import add_sources, skipped_sources
 from bigmm.addition import add, check_same
-from bigmm.columns import ColumnKind, Level
+from bigmm.columns import ColumnKind, Level, as_level
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design, NaAction
 from bigmm.errors import DataError
@@ -182,7 +182,7 @@ def design_for_plan(design: Design, plan: Plan) -> Design:
 
 def _as_level(category: Level) -> Level:
     """A declared category as the passes' levels have it: dates are moments in time there."""
-    return pd.Timestamp(category) if isinstance(category, datetime.date) else category
+    return as_level(pd.Timestamp(category)) if isinstance(category, datetime.date) else category
 
 
 def _check_rows(cp: CrossProducts) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from bigmm.columns import Array
 from bigmm.errors import ModelError
+from bigmm.formula.coding import distinct_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +137,13 @@ class RelativeCovariance:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of the entries of theta, as lme4's: ``Subject.(Intercept)``, ``Subject.Days.(Intercept)``."""
+        """Names of the entries of theta, as lme4's, but each once: ``Subject.(Intercept)``, ``Subject.Days.(Intercept)``."""
         names: list[str] = []
         for term in self.terms:
             for row, column in zip(*_lower(term.size), strict=True):
                 parts = [term.names[row]] if row == column else [term.names[row], term.names[column]]
                 names.append(".".join([term.factor, *parts]))
-        return tuple(names)
+        return distinct_names(names)
 
 
 def _lower(size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -34,10 +34,10 @@ from bigmm.storage.records import (
 def save_fit(fit: LinearMixedModelFit, path: str | os.PathLike[str]) -> None:
     """Write a fit as a directory; see `LinearMixedModelFit.save`."""
     with new_directory(path, "fit") as folder:
-        for i, group in enumerate(fit.groups):
+        for i, (name, group) in enumerate(zip(fit.group_names, fit.groups, strict=True)):
             table = levels_frame(group.names, group.levels)
-            values = pd.DataFrame(group.b, columns=[f"b{k}:{name}" for k, name in enumerate(group.coef_names)])
-            pd.concat([table, values], axis=1).to_parquet(folder / _ranef_file(i, group.name), index=False)
+            values = pd.DataFrame(group.b, columns=[f"b{k}:{column}" for k, column in enumerate(group.coef_names)])
+            pd.concat([table, values], axis=1).to_parquet(folder / _ranef_file(i, name), index=False)
         write_manifest(folder, "fit", _fit_record(fit))
 
 
@@ -72,7 +72,7 @@ def _fit_record(fit: LinearMixedModelFit) -> dict[str, Any]:
         "singular": fit.singular,
         "converged": fit.converged,
         "rows": rows_record(fit.rows),
-        "ranef": {group.name: _ranef_file(i, group.name) for i, group in enumerate(fit.groups)},
+        "ranef": {name: _ranef_file(i, name) for i, name in enumerate(fit.group_names)},
         "optimization": {
             "method": search.settings.method,
             "ftol_rel": search.settings.ftol_rel,
@@ -130,8 +130,8 @@ def load_fit(folder: Path, record: Mapping[str, Any]) -> LinearMixedModelFit:
         for t in record["terms"]
     )
     groups = tuple(
-        _read_group(group, read_table(listed(folder, record, name), record["ngroups"][":".join(group["names"])]))
-        for group, name in zip(record["groups"], record["ranef"].values(), strict=True)
+        _read_group(group, read_table(listed(folder, record, file), record["ngroups"][name]))
+        for group, (name, file) in zip(record["groups"], record["ranef"].items(), strict=True)
     )
     search = record["optimization"]
     settings = Optimizer(search["method"], search["ftol_rel"], search["xtol_abs"], search["maxeval"])

@@ -406,3 +406,27 @@ def test_no_complete_row() -> None:
     frame = read_data("sleepstudy").assign(f=["a", "b"] * 90)
     fit = bigmm.lmer("Reaction ~ Days * f + (1 | Subject)", frame, client=0)
     assert fit.predict(frame[:2].assign(Days=np.nan)).isna().all()
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fixed", "names"),
+    [
+        ("f + fb", ["fb", "fb.1"]),
+        ("q1 + q11", ["q112", "q112.1"]),
+        ("x * f + x:fb", ["x", "fb", "x:fb", "x:fb.1"]),
+        ("`(Intercept)`", ["(Intercept).1"]),
+        ("f + fb + `fb.1`", ["fb", "fb.2", "fb.1"]),
+    ],
+)
+def test_coefficients_of_one_name(fixed: str, names: list[str]) -> None:
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({name: rng.normal(size=200) for name in ("x", "fb", "(Intercept)", "fb.1")})
+    frame = frame.assign(f=rng.choice(["a", "b"], 200), q1=rng.choice(["1", "12"], 200), q11=rng.choice(["1", "2"], 200))
+    frame = frame.assign(g=rng.integers(0, 10, 200), y=frame["fb"] * 5 + 2 * (frame["f"] == "b") + rng.normal(size=200))
+    fit = bigmm.lmer(f"y ~ {fixed} + (1 | g)", frame, client=0)
+    assert fit.coef_names == ("(Intercept)", *names)
+    found = fit.verify(frame, client=0)
+    assert abs(found.relative) < 1e-9
