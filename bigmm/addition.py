@@ -38,6 +38,8 @@ def merge(parts: Iterable[CrossProducts], *, allow_overlap: bool = False) -> Cro
         When the parts were collected for different formulas, weights or kinds of columns, or have a file in common. (Data in
         memory have no name by which that could be told.)
     """
+    if isinstance(parts, CrossProducts):
+        raise LabelError("expected a list of crossproducts, found one: merge([a, b])")
     parts = list(parts)
     check_crossproducts(*parts)
     if not parts:

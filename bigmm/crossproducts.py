@@ -243,10 +243,15 @@ class CrossProducts:
         Returns
         -------
         dict of {response: LinearMixedModelFit}
-        """
-        from bigmm.solver.model import build_models
 
-        models = build_models(self, formula, reml=reml, contrasts=contrasts)
+        Raises
+        ------
+        ModelError
+            When one of them cannot be fitted, a constant for example; `fit` fits the others.
+        """
+        from bigmm.solver.model import build_models, found_model
+
+        models = map(found_model, build_models(self, formula, reml=reml, contrasts=contrasts))
         fits = (model.fit(start=start, optimizer=optimizer) for model in models)
         return {fit.formula.responses[0].text: fit for fit in fits}
 

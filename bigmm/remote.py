@@ -116,12 +116,12 @@ class RemoteCrossProducts:
 
     def models(
         self, formula: str | None = None, reml: bool = True, contrasts: Mapping[str, Any] | None = None
-    ) -> Iterator[DistributedModel]:
-        """The models of a formula's responses, one after the other, as `model`.
+    ) -> Iterator[DistributedModel | ModelError]:
+        """The models of a formula's responses, one after the other; what stands in the way where a response has none.
 
         Raises
         ------
-        LabelError, ModelError
+        LabelError
             As `model`.
         """
         parsed = self.design.formula if formula is None else parse_formula(formula)
@@ -129,7 +129,7 @@ class RemoteCrossProducts:
             try:
                 yield self.model(parsed.for_response(response).text, reml, contrasts)
             except ModelError as error:
-                raise ModelError(f"response {response.text!r}: {error}") from None
+                yield ModelError(f"response {response.text!r}: {error}")
 
     def fits(
         self,
@@ -140,7 +140,9 @@ class RemoteCrossProducts:
         optimizer: str | Optimizer | None = None,
     ) -> dict[str, LinearMixedModelFit]:
         """A fit for each response of ``cbind(y1, y2) ~ ...``, as `bigmm.CrossProducts.fits`."""
-        models = self.models(formula, reml, contrasts)
+        from bigmm.solver.model import found_model
+
+        models = map(found_model, self.models(formula, reml, contrasts))
         fits = (replace(model.fit(start=start, optimizer=optimizer), model=None) for model in models)
         return {fit.formula.responses[0].text: fit for fit in fits}
 

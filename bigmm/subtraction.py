@@ -93,7 +93,7 @@ def _check_part(whole: CrossProducts, part: CrossProducts, difference: CrossProd
     for group in difference.groups:
         negative = group.rows < 0
         if negative.any():
-            level = group.levels[int(np.argmax(negative))]
+            level, *_ = group.levels[negative].tolist()
             raise LabelError(
                 f"cannot subtract: level {level!r} of {group.name!r} would have {int(group.rows.min())} rows; "
                 "only rows that were added before can be taken away"

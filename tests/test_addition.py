@@ -474,3 +474,11 @@ def test_loaded_parts_add_up_in_the_hour_that_comes_twice(tmp_path: Path) -> Non
     fit = whole.fit("y ~ t + (1 | g)")
     fit.save(tmp_path / "fit")
     pd.testing.assert_series_equal(fit.predict(frame), bigmm.load(tmp_path / "fit").predict(frame))  # type: ignore[union-attr]
+
+
+def test_one_is_no_list() -> None:
+    cp = bigmm.reduce("y ~ x + (1 | g)", pd.DataFrame({"y": [1.0, 2.0, 4.0], "x": [0.0, 1.0, 3.0], "g": ["a", "a", "b"]}), client=0)
+    with pytest.raises(LabelError, match="expected a list of crossproducts, found one"):
+        merge(cp)  # type: ignore[arg-type]
+    with pytest.raises(LabelError, match="expected crossproducts, found str: pass what"):
+        bigmm.reduce("y ~ x + (1 | g)", "more.parquet", into="saved.cp")  # type: ignore[arg-type]

@@ -454,19 +454,39 @@ def test_fit_of_several_responses(tmp_path: Path, sleep: pd.DataFrame) -> None:
     refused = run("fit", formula, data, "--out", tmp_path / "two.cp")
     assert refused.exit_code == 2
     assert "there are several fits to save: choose another place" in refused.stderr
+    (tmp_path / "fits" / "log_y" / "notes.txt").write_text("mine")
+    refused = run("fit", formula, data, "--out", tmp_path / "fits")
+    assert "holds 'notes.txt', which bigmm has not written and would remove: move it" in refused.stderr
+    (tmp_path / "fits" / "log_y" / "notes.txt").unlink()
+    refused = run("fit", "cbind(Reaction, `log y`) ~ Days + (1 | Subject)", data, "--out", tmp_path / "fits")
+    assert refused.exit_code == 2
+    assert "holds the fits of other responses, log_Reaction: remove them or choose another place" in refused.stderr
     unclear = run("summary", tmp_path / "fits")
     assert unclear.exit_code == 2
     inside = ", ".join(repr(str(tmp_path / "fits" / name)) for name in ("Reaction", "log_Reaction", "log_y"))
     assert f"holds neither crossproducts nor a fit: name one of the directories in it that do, {inside}\n" in unclear.stderr
 
 
-def test_fits_before_a_response_that_cannot_be_fitted_are_kept(tmp_path: Path, sleep: pd.DataFrame) -> None:
-    sleep.assign(z=1.0).to_parquet(tmp_path / "two.parquet")
-    result = run("fit", "cbind(Reaction, z) ~ Days + (1 | Subject)", tmp_path / "two.parquet", "--out", tmp_path / "fits")
+@pytest.mark.parametrize("workers", [(), ("--workers", "1", "--leaves", "workers")])
+def test_fits_beside_responses_that_cannot_be_fitted_are_kept(workers: tuple[str, ...], tmp_path: Path, sleep: pd.DataFrame) -> None:
+    sleep.assign(z=1.0, w=2.0, v=-sleep["Reaction"]).to_parquet(tmp_path / "five.parquet")
+    formula = "cbind(z, Reaction, w, v) ~ Days + (1 | Subject)"
+    result = run("fit", formula, tmp_path / "five.parquet", "--out", tmp_path / "fits", *workers)
     assert result.exit_code == 2
     assert "bigmm: error: response 'z': the fixed effects explain the response exactly" in result.stderr
-    assert result.stdout.count("Linear mixed model") == 1
-    assert [path.name for path in (tmp_path / "fits").iterdir()] == ["Reaction"]
+    assert "; response 'w': the fixed effects explain the response exactly" in result.stderr
+    assert result.stdout.count("\n\nLinear mixed model") == 1
+    assert sorted(path.name for path in (tmp_path / "fits").iterdir()) == ["Reaction", "v"]
+
+
+def test_fits_are_saved_when_nobody_reads_what_is_printed(tmp_path: Path, sleep: pd.DataFrame) -> None:
+    sleep.assign(v=-sleep["Reaction"]).to_parquet(tmp_path / "two.parquet")
+    words = [sys.executable, "-m", "bigmm", "fit", "cbind(Reaction, v) ~ Days + (1 | Subject)", "two.parquet", "--out", "fits", "--quiet"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+    assert process.returncode == 1
+    assert sorted(path.name for path in (tmp_path / "fits").iterdir()) == ["Reaction", "v"]
 
 
 # predict
@@ -619,7 +639,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "start too long": (plainly("fit", ONE, SLEEP, "--start", "1,0,1"), "theta of shape .3,.: expected 1 values"),
     "start of words": (plainly("fit", ONE, SLEEP, "--start", "1,x"), "'1,x', expected numbers"),
     "unknown contrasts": (plainly("fit", ONE, SLEEP, "--contrasts", "Days=zork"), "expected COL=NAME with a name of treatment, sum"),
-    "contrasts of no column": (plainly("fit", ONE, SLEEP, "--contrasts", "f=sum"), "contrasts for 'f', which is no category"),
+    "contrasts of no column": (
+        plainly("fit", ONE, SLEEP, "--contrasts", "f=sum"),
+        "contrasts for 'f', which is no column of the fixed part: it has Days",
+    ),
     "contrasts of numbers": (plainly("fit", ONE, SLEEP, "--contrasts", "Days=sum"), "contrasts for 'Days', which is no category"),
     "unknown optimizer": (plainly("fit", ONE, SLEEP, "--optimizer", "magic"), "unknown optimizer 'magic'"),
     "column not collected": (on_crossproducts("fit", "Reaction ~ Days + x + (1|Subject)", "CP"), "nothing about column 'x'"),
@@ -639,11 +662,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "other weights into": (on_crossproducts("reduce", "-", SLEEP, "--weights", "w", "--into", "CP"), "crossproducts of different weights"),
     "merge twice": (on_crossproducts("merge", "CP", "CP", "--out", "CP2"), "sleep.cp' is listed twice"),
     "merge nothing saved": (plainly("merge", "DIR/none", "--out", "DIR/cp"), "none' does not exist"),
+    "predictions as text": (plainly("predict", "DIR", SLEEP, "--out", "predicted.csv"), "predictions are Parquet"),
     "inspect nothing": (plainly("inspect", "DIR"), "holds neither crossproducts nor a fit"),
     "a formula for the sum": (on_crossproducts("reduce", ONE, "CP", "--out", "CP2"), "write '-' to add them up"),
     "dash for rows": (plainly("fit", "-", SLEEP), "the formula '-' is for saved crossproducts"),
     "two clusters": (plainly("fit", ONE, SLEEP, "--workers", "1", "--scheduler", "a:1"), "--scheduler and --workers exclude"),
-    "no scheduler file": (plainly("fit", ONE, SLEEP, "--scheduler", "DIR/s.json"), "no Dask scheduler answers at .*s.json'"),
+    "no scheduler file": (plainly("fit", ONE, SLEEP, "--scheduler", "DIR/s.json"), "s.json' does not exist: expected the file"),
     "two kinds of prediction": (plainly("predict", "DIR", SLEEP, "--population", "--re-form", "~0", "--out", "p"), "exclude one another"),
     "no folder for the picture": (on_crossproducts("plot-factor", "CP", "--out", "DIR/none/p.png"), "cannot write .*p.png'"),
     "unknown kind of picture": (on_crossproducts("plot-factor", "CP", "--out", "p.xyz"), "ends in .png, .pdf or .svg"),

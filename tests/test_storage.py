@@ -8,12 +8,14 @@ import json
 import os
 import pickle
 import shutil
+import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -307,6 +309,35 @@ def test_no_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # What may be overwritten ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["crossproducts", "fit"])
+def test_what_others_put_there_is_not_removed(kind: str, saved: Path) -> None:
+    """A directory is replaced as a whole."""
+    found = bigmm.load(saved / kind)
+    (saved / kind / ".hidden").touch()
+    found.save(saved / kind)
+    (saved / kind / "part-0.parquet").write_text("rows")
+    (saved / kind / "checkpoint").mkdir()
+    with pytest.raises(
+        bigmm.StorageError, match=r"holds 'checkpoint', 'part-0\.parquet', which bigmm has not written and would remove: move it"
+    ):
+        found.save(saved / kind)
+    assert (saved / kind / "part-0.parquet").read_text() == "rows"
+    assert type(bigmm.load(saved / kind)) is type(found)
+
+
+def test_what_others_put_at_a_url_is_not_removed(cp: bigmm.CrossProducts) -> None:
+    store, url = fsspec.filesystem("memory"), f"memory://{uuid.uuid4()}/cp"
+    cp.save(url)
+    store.pipe_file(f"{url}/unfinished", b"")  # an upload that ended before it took its mark away
+    cp.save(url)
+    store.pipe_file(f"{url}/notes.txt", b"mine")
+    with pytest.raises(bigmm.StorageError, match=r"holds 'notes\.txt', which bigmm has not written and would remove"):
+        cp.save(url)
+    assert store.cat_file(f"{url}/notes.txt") == b"mine"
+    store.rm_file(f"{url}/notes.txt")
+    cp.save(url)
 
 
 def test_same_kind_is_replaced(cp: bigmm.CrossProducts, tmp_path: Path) -> None:

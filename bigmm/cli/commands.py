@@ -23,11 +23,11 @@ from bigmm.cli.rows import (
     load_crossproducts,
     search_log,
 )
-from bigmm.errors import DataError, StorageError
+from bigmm.errors import BigmmError, DataError, ModelError, StorageError
 from bigmm.reduction.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from bigmm.columns import Array
     from bigmm.formula import Formula
@@ -129,16 +129,32 @@ def fit(
         logs = [search_log(pass_options, number) for number in range(len(places))]
         models = _models(found, asked_formula(formula), parsed, not ml, dict(contrasts))
         converged: list[bool] = []
+        failed: list[BigmmError | OSError] = []
         for model, place, log in zip(models, places, logs, strict=True):
-            if converged:
-                click.echo()
-            converged.append(_fit(model, place, start, settings, log, quiet))
+            try:
+                converged.append(_fit(model, place, start, settings, log, quiet, first=not converged))
+            except (ModelError, StorageError, OSError) as error:
+                if len(places) == 1 or (place is None and isinstance(error, OSError)):
+                    raise
+                failed.append(error)  # the other responses have fits of their own, also when nobody reads what is printed
+    _raise_together(failed)
     if not all(converged):
         raise click.exceptions.Exit(EXIT_NOT_CONVERGED)
 
 
-def _models(found: Reduced, asked: str | None, formula: Formula, reml: bool, contrasts: dict[str, str]) -> Iterable[LinearMixedModel]:
-    """One model, or one for each response."""
+def _raise_together(errors: Sequence[BigmmError | OSError]) -> None:
+    """One error, or one that has the messages of all."""
+    known = [error for error in errors if isinstance(error, BigmmError)]
+    if len(known) > 1:
+        raise ModelError("; ".join(map(str, known)))
+    for error in [*known, *errors]:
+        raise error
+
+
+def _models(
+    found: Reduced, asked: str | None, formula: Formula, reml: bool, contrasts: dict[str, str]
+) -> Iterable[LinearMixedModel | ModelError]:
+    """One model, or one for each response, or what stands in its way."""
     from bigmm.crossproducts import CrossProducts
     from bigmm.solver.model import build_models
 
@@ -152,15 +168,24 @@ def _models(found: Reduced, asked: str | None, formula: Formula, reml: bool, con
 
 
 def _fit(
-    model: LinearMixedModel, place: str | None, start: tuple[float, ...] | None, settings: Optimizer, log: str | None, quiet: bool
+    model: LinearMixedModel | ModelError,
+    place: str | None,
+    start: tuple[float, ...] | None,
+    settings: Optimizer,
+    log: str | None,
+    quiet: bool,
+    *,
+    first: bool,
 ) -> bool:
     """Fit, save and print one model; whether the search converged."""
-    found = _search(model, start, settings, log, quiet)
+    from bigmm.solver.model import found_model
+
+    found = _search(found_model(model), start, settings, log, quiet)
     try:
         if place is not None:
             found.save(place)
     finally:
-        click.echo(found.summary())
+        click.echo(("" if first else "\n") + found.summary())
     return found.converged
 
 

@@ -42,10 +42,21 @@ def check_places(out: str | None, formula: Formula) -> list[str | None]:
     if len(formula.responses) > 1:
         if kind := saved_kind(out):
             raise StorageError(f"{out!r} holds a saved {kind}, and there are several fits to save: choose another place")
-        places = [os.path.join(out, name) for name in _folder_names([response.text for response in formula.responses])]
+        names = _folder_names([response.text for response in formula.responses])
+        if others := _other_fits(out, names):
+            raise StorageError(f"{out!r} holds the fits of other responses, {', '.join(others[:4])}: remove them or choose another place")
+        places = [os.path.join(out, name) for name in names]
     for place in places:
         check_target(place, "fit")
     return list(places)
+
+
+def _other_fits(out: str, names: Sequence[str]) -> list[str]:
+    """Saved fits in a directory that none of these names would replace: results of two jobs would pass for those of one."""
+    from bigmm.storage import saved_kind
+
+    entries = [] if is_url(out) else Path(out).glob("*/")
+    return sorted(entry.name for entry in entries if entry.name not in names and saved_kind(entry))
 
 
 def _folder_names(responses: Sequence[str]) -> list[str]:

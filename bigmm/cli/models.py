@@ -154,6 +154,10 @@ def predict(
     from bigmm.inference.predict import build_predictor
     from bigmm.reduction.sources import plan_data
 
+    if out.endswith((".csv", ".tsv", ".txt")):
+        raise click.UsageError(
+            f"--out {out!r}: predictions are Parquet, expected a name that ends in .parquet", click.get_current_context()
+        )
     if population and re_form is not None:
         raise click.UsageError("--population and --re-form exclude one another", click.get_current_context())
     hush_cluster(is_verbose(click.get_current_context()))

@@ -86,6 +86,9 @@ def code_terms(
     """
     factors = list(dict.fromkeys(f for term in terms for f in term if is_category(f, kinds)))
     levels = {f: ordered_levels(f.names[0], columns, categories) for f in factors}
+    for factor in factors:
+        if not levels[factor]:
+            raise _not_collected(factor.text)
     names: list[str] = []
     coded: list[Array] = []
     for term, reduced in _structure(terms, levels):
@@ -127,7 +130,8 @@ def check_contrasts(contrasts: Mapping[str, ContrastChoice], terms: Sequence[Ter
     known = {name for factor in factors for name in (*factor.names, factor.text)}
     for name in contrasts:
         if name not in known:
-            raise ModelError(f"contrasts for {name!r}, which is no category of the fixed part: it has {', '.join(sorted(known)) or 'none'}")
+            kind = "column" if kinds is None else "category"
+            raise ModelError(f"contrasts for {name!r}, which is no {kind} of the fixed part: it has {', '.join(sorted(known)) or 'none'}")
 
 
 def ordered_levels(name: str, columns: tuple[Column, ...], categories: Mapping[str, tuple[Level, ...]]) -> list[Level]:
@@ -167,8 +171,7 @@ def _coded_factor(factor: Expression, levels: list[Level], reduced: bool, contra
     if not reduced:
         return _CodedFactor(tuple(factor.text + level_text(level) for level in levels), np.eye(len(levels)))
     if len(levels) < 2:
-        found = f"one level ({levels[0]!r})" if levels else "no level"
-        raise ModelError(f"{factor.text!r} has {found}: contrasts need two or more; leave it out of the formula")
+        raise ModelError(f"{factor.text!r} has one level ({levels[0]!r}): contrasts need two or more; leave it out of the formula")
     choice = contrasts.get(factor.names[0], contrasts.get(factor.text, factor.contrast or "treatment"))
     matrix, kind = _contrast_matrix(choice, levels, factor.text)
     return _CodedFactor(tuple(factor.text + suffix for suffix in _suffixes(kind, levels, matrix)), matrix)
@@ -239,10 +242,7 @@ def _code_term(
     block = term_block(term, kinds)
     places = covering(columns, block.texts, block.categories)
     if not places:
-        raise LabelError(
-            f"the crossproducts do not hold the columns of {_term_text(term)!r}: only sub-models of the collected formula "
-            "can be fitted without reading the rows again; reduce the data with this term"
-        )
+        raise _not_collected(_term_text(term))
     categorical = [f for f in term if f in levels]
     cells = [dict(columns[place].cell) for place in places]
     rows = [np.array([levels[f].index(cell[f.names[0]]) for cell in cells]) for f in categorical]
@@ -257,6 +257,13 @@ def _code_term(
     matrix = np.zeros((len(columns), len(out)))
     matrix[places] = np.column_stack(out) if out else np.zeros((len(places), 0))
     return names, matrix
+
+
+def _not_collected(text: str) -> LabelError:
+    return LabelError(
+        f"the crossproducts do not hold the columns of {text!r}: only sub-models of the collected formula "
+        "can be fitted without reading the rows again; reduce the data with this term"
+    )
 
 
 def _column_name(term: Term, coded: Mapping[Expression, str]) -> str:

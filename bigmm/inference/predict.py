@@ -164,6 +164,9 @@ def _check_level_kinds(group: GroupEffects, found: pd.Index) -> None:
 def _check_levels(name: str, found: list[Level], known: list[Level]) -> None:
     new = [level for level in found if level not in set(known)]
     if new:
+        kinds, fitted = (level_kinds(pd.Index(levels, dtype=object)) for levels in (found, known))
+        if kinds != fitted:
+            raise DataError(f"levels of {name!r} are {kinds[0]}: the fit was made with {fitted[0]}; convert the column to what the fit had")
         shown = ", ".join(level_text(level) for level in new[:5])
         raise DataError(
             f"levels of {name!r} that the fit has no coefficient for: {shown}; it knows {', '.join(map(level_text, known[:12]))}"

@@ -193,6 +193,8 @@ def _starting(count: int) -> LocalCluster:
 
 @contextlib.contextmanager
 def _connected(where: Any) -> Iterator[Client]:
+    if isinstance(where, str) and ":" not in where and not os.path.exists(where):
+        raise ClusterError(f"{where!r} does not exist: expected the file that a scheduler writes, or its address, as tcp://host:8786")
     try:
         client = _client(_address(where) if isinstance(where, str) and os.path.exists(where) else where)
     except ClusterError:

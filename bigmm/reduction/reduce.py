@@ -12,7 +12,7 @@ import pandas as pd
 from distributed import Client
 
 from bigmm.accounting import add_sources, skipped_sources
-from bigmm.addition import add, check_same
+from bigmm.addition import add, check_crossproducts, check_same
 from bigmm.columns import ColumnKind, Level, as_level
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design, NaAction
@@ -108,6 +108,7 @@ def reduce(
         sources = [data] if isinstance(data, (str, os.PathLike)) else data
         check_apart([os.fspath(source) for source in sources], {}, {"checkpoint": os.fspath(checkpoint)})
     if into is not None:
+        check_crossproducts(into)
         check_same(into.design, replace(design, kinds=into.design.kinds))
         data = new_files(data, into, storage_options or {})
         if not data:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
 
 
+_Model = TypeVar("_Model", bound="LinearMixedModel")
+
 #: Newton's method starts no diagonal entry of a given start below this part of what adds the residual variance to a row.
 _LEAST_START = 0.1
 #: With so many random effects, and a root, an evaluation takes long enough to count each.
@@ -59,15 +61,15 @@ def build_model(
 
 def build_models(
     cp: CrossProducts, formula: str | None = None, *, reml: bool = True, contrasts: Mapping[str, ContrastChoice] | None = None
-) -> Iterator[LinearMixedModel]:
-    """The models of a formula's responses, one after the other.
+) -> Iterator[LinearMixedModel | ModelError]:
+    """The models of a formula's responses, one after the other; what stands in the way where a response has none.
 
     They share the coded columns, the symbolic analysis and the arrays of the factorization, so that each is to be used before
     the next is asked for; afterwards it makes a factorization of its own when it needs one.
 
     Raises
     ------
-    FormulaError, LabelError, ModelError
+    FormulaError, LabelError
         As `build_model`.
     """
     parsed = cp.design.formula if formula is None else parse_formula(formula)
@@ -77,7 +79,8 @@ def build_models(
         try:
             selected = select(cp, single, contrasts) if first is None else select_response(first.selected, cp, single)
         except ModelError as error:
-            raise ModelError(f"response {response.text!r}: {error}") from None
+            yield ModelError(f"response {response.text!r}: {error}")
+            continue
         model = LinearMixedModel(cp, selected, reml=reml)
         if first is None:
             first, shared = model, model.pls
@@ -87,6 +90,18 @@ def build_models(
             yield model
         finally:
             model._pls = None
+
+
+def found_model(found: _Model | ModelError) -> _Model:
+    """The model, where nothing stands in its way.
+
+    Raises
+    ------
+    ModelError
+    """
+    if isinstance(found, ModelError):
+        raise found
+    return found
 
 
 class LinearMixedModel:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from glob import has_magic
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ FORMAT = 3
 #: Ends of names of data files.
 _DATA = (".parquet", ".parq", ".pq", ".csv", ".tsv", ".gz", ".bz2", ".xz", ".zst")
 _MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
+#: Names of files in a message.
+_SHOWN = 4
 #: Of Linux's renameat2(): two names change places.
 _EXCHANGE, _HERE = 2, -100
 
@@ -109,12 +111,31 @@ def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) ->
         raise StorageError(f"{str(path)!r} is a link that leads to itself: choose another name")
     if target.exists() and saved_kind(target) != kind and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{str(path)!r} exists and holds something else than saved {kind}: choose another place")
+    if target.is_dir():
+        _check_own({entry.name for entry in target.iterdir()}, lambda: (target / _MANIFESTS[kind]).read_text(encoding="utf-8"), path, kind)
+
+
+def _check_own(names: Set[str], manifest: Callable[[], str], path: str | os.PathLike[str], kind: str) -> None:
+    """See that nothing is in a directory beside what bigmm has written: it is removed when another takes its place."""
+    if not names:
+        return
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # a damaged manifest knows none, and all are its own
+        own = {_MANIFESTS[kind], *json.loads(manifest())["files"]}
+        if foreign := sorted(name for name in names - own if not name.startswith(".")):
+            raise StorageError(
+                f"{without_secrets(str(path))!r} holds {', '.join(map(repr, foreign[:_SHOWN]))}, which bigmm has not written and would "
+                "remove: move it to another place, or choose another one"
+            )
 
 
 def _check_replaceable_url(url: str, kind: str) -> None:
     names = _remote_names(url)
     if names and UNFINISHED not in names and _kind_among(names) != kind:
         raise StorageError(f"{without_secrets(url)!r} exists and holds something else than saved {kind}: choose another place")
+    if _kind_among(names) == kind:
+        place = remote_folder(url)
+        with remote(url, "read"):
+            _check_own(names - {UNFINISHED}, lambda: place.filesystem.cat_file(place.at(_MANIFESTS[kind])).decode("utf-8"), url, kind)
 
 
 @contextlib.contextmanager

@@ -430,3 +430,14 @@ def test_coefficients_of_one_name(fixed: str, names: list[str]) -> None:
     assert fit.coef_names == ("(Intercept)", *names)
     found = fit.verify(frame, client=0)
     assert abs(found.relative) < 1e-9
+
+
+def test_fixed_categories_of_another_type() -> None:
+    days = pd.to_datetime(["2024-01-01", "2024-01-02"]).repeat(30)
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"y": rng.normal(size=60), "day": days, "g": rng.integers(0, 6, 60)})
+    fit = bigmm.lmer("y ~ day + (1 | g)", frame, client=0)
+    with pytest.raises(bigmm.DataError, match="levels of 'day' are text: the fit was made with dates; convert the column"):
+        fit.predict(frame.assign(day=frame["day"].dt.strftime("%Y-%m-%d")))
+    with pytest.raises(bigmm.DataError, match="that the fit has no coefficient for: 2025-05-05; it knows 2024-01-01, 2024-01-02"):
+        fit.predict(frame.assign(day=pd.Timestamp("2025-05-05")))

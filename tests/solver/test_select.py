@@ -106,6 +106,8 @@ class TestNotCollected:
             ("y ~ x:z + (1 | g)", "do not hold the columns of 'x:z'"),
             ("y ~ z:a + (1 | g)", "do not hold the columns of 'z:a'"),
             ("y ~ x + (z | g)", "do not hold the columns of 'z'"),
+            ("y ~ x + (a | h)", "do not hold the columns of 'a'"),
+            ("y ~ x + (factor(x) | h)", "do not hold the columns of 'factor(x)'"),
             ("y ~ x + (x | h)", "do not hold the columns of 'x'"),
             ("y ~ x + (x | g:h)", "do not hold the columns of 'x'"),
         ],
