@@ -203,8 +203,7 @@ def shift_matrix(columns: tuple[Column, ...], old: Design, new: Design | None = 
     V = np.eye(P + len(old.formula.responses))
     for position, column in enumerate(columns):
         if column.numeric:
-            key = ":".join(column.numeric)
-            change = old.shift.get(key, 0.0) - (new.shift.get(key, 0.0) if new else 0.0)
+            change = old.shift_of(column.numeric) - (new.shift_of(column.numeric) if new else 0.0)
             V[:P, position] += change * expansion(columns, Column((), column.cell))
     for place, response in enumerate(old.formula.responses, P):
         change = old.y_shift.get(response.text, 0.0) - (new.y_shift.get(response.text, 0.0) if new else 0.0)

@@ -138,6 +138,11 @@ def _maximal(blocks: list[Block]) -> tuple[Block, ...]:
     return tuple(sorted(kept, key=lambda block: (block.texts, block.categories)))
 
 
+def product_name(texts: tuple[str, ...]) -> str:
+    """Numeric factors joined by colons; a column that is called ``p:q`` is no product of p and q."""
+    return ":".join(f"`{text}`" if ":" in text else text for text in texts)
+
+
 def cell_columns(block: Block, cells: pd.Index) -> tuple[Column, ...]:
     """Labels of a block's columns, one for each cell; `cells` is a MultiIndex when the block has several categories."""
     labels = cells.tolist() if len(block.categories) > 1 else [(label,) for label in cells.tolist()]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from bigmm.columns import Block, ColumnKind, Level, check_numeric, x_blocks, z_blocks
+from bigmm.columns import Block, ColumnKind, Level, check_numeric, product_name, x_blocks, z_blocks
 from bigmm.errors import DataError
 from bigmm.formula.terms import Formula, Term
 
@@ -46,7 +46,7 @@ class Design:
         Columns of precision weights (Var = sigma^2 / w) and of the offset.
     categories : dict of {column: levels}
         Declared orders of levels; columns without one sort by value.
-    shift : dict of {numeric factors joined by ":": constant}
+    shift : dict of {`product_name` of numeric factors: constant}
         Subtracted from the numeric columns of X before anything is multiplied; Z stays unshifted.
     y_shift : dict of {response: constant}
         Subtracted from the responses (after the offset).
@@ -82,6 +82,10 @@ class Design:
             terms.setdefault(frozenset(random.group), []).extend(random.terms)
             names.setdefault(frozenset(random.group), random.group)
         return tuple(GroupDesign(names[key], z_blocks(on_group, self.kinds)) for key, on_group in terms.items())
+
+    def shift_of(self, texts: tuple[str, ...]) -> float:
+        """The constant of a product of numeric factors."""
+        return self.shift.get(product_name(texts), 0.0)
 
     def check(self) -> None:
         """See that the formula's arithmetic, the responses, weights and offset are numbers.

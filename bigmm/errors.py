@@ -40,6 +40,10 @@ class DataError(BigmmError):
     """Data that cannot be read or that a model cannot use: files, schemas, columns, values."""
 
 
+class NoRowsError(DataError):
+    """Files that hold no row."""
+
+
 class UnreadableError(DataError):
     """A file, or a part of one, whose bytes cannot be read or understood; a pass may be told to skip it."""
 

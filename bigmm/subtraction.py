@@ -98,6 +98,12 @@ def _check_part(whole: CrossProducts, part: CrossProducts, difference: CrossProd
                 f"cannot subtract: level {level!r} of {group.name!r} would have {int(group.rows.min())} rows; "
                 "only rows that were added before can be taken away"
             )
+    for (g, h), pair in difference.pairs.items():
+        if np.issubdtype(pair.ZtZ.dtype, np.integer) and pair.ZtZ.min(initial=0) < 0:
+            raise LabelError(
+                f"cannot subtract: a level of {whole.groups[g].name!r} with one of {whole.groups[h].name!r} would have "
+                f"{int(pair.ZtZ.min())} rows; only rows that were added before can be taken away"
+            )
     rows = difference.rows
     counts = [rows.used, rows.dropped, *rows.missing.values()]
     if min(counts) < 0 or not set(part.columns) <= set(whole.columns):

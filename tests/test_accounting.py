@@ -274,6 +274,49 @@ def test_what_was_skipped_is_read_again(files: list[Path]) -> None:
     assert (damaged + bigmm.reduce(FORMULA, files[3], client=0)).skipped == damaged.skipped
 
 
+def test_a_file_of_unknown_length_that_was_skipped_is_read_again(tmp_path: Path) -> None:
+    """How many rows a CSV file has is not known before it is read."""
+    for part in range(2):
+        FRAME[part * 50 : part * 50 + 50].to_csv(tmp_path / f"{part}.csv", index=False)
+    sound = (tmp_path / "1.csv").read_bytes()
+    status = (tmp_path / "1.csv").stat()
+    (tmp_path / "1.csv").write_bytes(b"\xff" * len(sound))
+    os.utime(tmp_path / "1.csv", ns=(status.st_atime_ns, status.st_mtime_ns))
+    first = bigmm.reduce(FORMULA, tmp_path / "0.csv", client=0)
+    origin = Origin(str(tmp_path / "1.csv"), *_identity(tmp_path / "1.csv"))
+    skipped = SkippedChunk("1.csv", "storage failed", None, (origin.url,))
+    first = replace(first, sources=add_sources([first.sources, skipped_sources([origin])]), skipped=(skipped,))
+    (tmp_path / "1.csv").write_bytes(sound)
+    os.utime(tmp_path / "1.csv", ns=(status.st_atime_ns, status.st_mtime_ns))
+    whole = bigmm.reduce(FORMULA, tmp_path, into=first, client=0)
+    assert (whole.rows.read, whole.skipped) == (100, ())
+    assert [line.rows.read for line in whole.sources] == [50, 50]
+
+
+def test_what_was_skipped_in_part_is_told(files: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+    first = bigmm.reduce(FORMULA, files[:2], client=0)
+    first = replace(first, skipped=(SkippedChunk("row group 1", "storage failed", 10, (str(files[1]),)),))
+    assert bigmm.reduce(FORMULA, files[:2], into=first, client=0) is first
+    assert "part-1.parquet' was skipped when it was added, and is not read now" in caplog.text
+
+
+def test_new_files_without_a_usable_row_are_added(files: list[Path]) -> None:
+    """Every night's job must not fail until a row comes."""
+    first = bigmm.reduce(FORMULA, files[:2], client=0)
+    pq.write_table(pq.read_table(files[2]).slice(0, 0), files[2])
+    second = bigmm.reduce(FORMULA, files[:3], into=first, client=0)
+    assert (len(second.sources), second.rows) == (3, first.rows)
+    assert bigmm.reduce(FORMULA, files[:3], into=second, client=0) is second
+    incomplete = pq.read_table(files[3])
+    y = incomplete.column_names.index("y")
+    pq.write_table(incomplete.set_column(y, "y", pa.nulls(len(incomplete), pa.float64())), files[3])
+    third = bigmm.reduce(FORMULA, files[:4], into=second, client=0)
+    assert (third.rows.used, third.rows.read) == (first.rows.used, first.rows.read + len(incomplete))
+    assert third.fit().objective == first.fit().objective
+    with pytest.raises(DataError, match="no rows in 1 Parquet file"):
+        bigmm.reduce(FORMULA, files[2], client=0)
+
+
 # Disk -----------------------------------------------------------------------------------------------------------------
 
 

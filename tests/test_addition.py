@@ -482,3 +482,25 @@ def test_one_is_no_list() -> None:
         merge(cp)  # type: ignore[arg-type]
     with pytest.raises(LabelError, match="expected crossproducts, found str: pass what"):
         bigmm.reduce("y ~ x + (1 | g)", "more.parquet", into="saved.cp")  # type: ignore[arg-type]
+
+
+def test_no_pair_has_fewer_than_no_rows() -> None:
+    whole, part = (
+        bigmm.reduce("y ~ 1 + (1 | g) + (1 | h)", pd.DataFrame({"y": np.arange(len(g)) + 1.0, "g": g, "h": h}), client=0)
+        for g, h in [([1, 1, 2, 2] * 2, [1, 1, 2, 2] * 2), ([1, 2], [2, 1])]
+    )
+    with pytest.raises(LabelError, match="a level of 'g' with one of 'h' would have -1 rows; only rows that were added before"):
+        whole - part
+
+
+def test_a_column_is_not_shifted_like_a_product_of_its_name() -> None:
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame(
+        {"p": rng.normal(size=150), "q": rng.normal(size=150), "t": 1e7 + rng.normal(size=150), "g": rng.integers(0, 6, 150)}
+    )
+    frame["y"] = frame["p"] - frame["q"] + 2 * frame["p"] * frame["q"] + 0.5 * (frame["t"] - 1e7) + 0.1 * rng.normal(size=150)
+    plain = bigmm.lmer("y ~ p * q + t + (1 | g)", frame, client=0)
+    named = bigmm.lmer("y ~ p * q + `p:q` + (1 | g)", frame.rename(columns={"t": "p:q"}), client=0)
+    assert named.coef_names == ("(Intercept)", "p", "q", "p:q", "p:q.1")
+    np.testing.assert_allclose(named.beta, plain.beta, rtol=1e-9)
+    assert named.sigma == pytest.approx(plain.sigma, rel=1e-9)

@@ -479,6 +479,36 @@ def test_fits_beside_responses_that_cannot_be_fitted_are_kept(workers: tuple[str
     assert sorted(path.name for path in (tmp_path / "fits").iterdir()) == ["Reaction", "v"]
 
 
+def test_a_fit_of_an_earlier_job_is_told(tmp_path: Path, sleep: pd.DataFrame) -> None:
+    formula = "cbind(Reaction, z) ~ Days + (1 | Subject)"
+    sleep.assign(z=-sleep["Reaction"]).to_parquet(tmp_path / "first.parquet")
+    sleep.assign(z=1.0).to_parquet(tmp_path / "second.parquet")
+    run_well("fit", formula, tmp_path / "first.parquet", "--out", tmp_path / "fits")
+    result = run("fit", formula, tmp_path / "second.parquet", "--out", tmp_path / "fits")
+    assert result.exit_code == 2
+    assert f"bigmm: {tmp_path / 'fits' / 'z'} holds the fit of an earlier job\n" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["fit", "reduce"])
+def test_a_place_that_is_taken_during_a_job(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found is written beside it."""
+    run_well(command, ONE, SLEEP, "--out", tmp_path / "out")
+    found, saving = bigmm.load(tmp_path / "out"), bigmm.cli.files.save
+
+    def late(*arguments: Any) -> None:
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+        saving(*arguments)
+
+    monkeypatch.setattr(bigmm.cli.commands, "save", late)
+    (tmp_path / "out.rescued").mkdir()
+    result = run(command, ONE, SLEEP, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "holds 'notes.txt', which bigmm has not written and would remove" in result.stderr
+    assert f"; what was found is in '{tmp_path / 'out.rescued1'}'\n" in result.stderr
+    assert type(bigmm.load(tmp_path / "out.rescued1")) is type(found)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
 def test_fits_are_saved_when_nobody_reads_what_is_printed(tmp_path: Path, sleep: pd.DataFrame) -> None:
     sleep.assign(v=-sleep["Reaction"]).to_parquet(tmp_path / "two.parquet")
     words = [sys.executable, "-m", "bigmm", "fit", "cbind(Reaction, v) ~ Days + (1 | Subject)", "two.parquet", "--out", "fits", "--quiet"]

@@ -38,6 +38,7 @@ LEVELS: dict[str, list[Any]] = {
     "zones": [pd.Timestamp("2024-01-31 12:30", tz="Europe/Berlin"), pd.Timestamp("2024-07-31", tz="Europe/Berlin")],
     "an hour twice": [pd.Timestamp(f"2023-10-29 0{hour}:30", tz="UTC").tz_convert("Europe/Berlin") for hour in (0, 1, 3)],
 }
+MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
 #: What is saved need not be the optimum.
 FEW = bigmm.Optimizer(maxeval=5)
 
@@ -315,16 +316,33 @@ def test_no_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_others_put_there_is_not_removed(kind: str, saved: Path) -> None:
     """A directory is replaced as a whole."""
     found = bigmm.load(saved / kind)
-    (saved / kind / ".hidden").touch()
+    (saved / kind / ".DS_Store").touch()
     found.save(saved / kind)
     (saved / kind / "part-0.parquet").write_text("rows")
-    (saved / kind / "checkpoint").mkdir()
-    with pytest.raises(
-        bigmm.StorageError, match=r"holds 'checkpoint', 'part-0\.parquet', which bigmm has not written and would remove: move it"
-    ):
+    (saved / kind / ".git").mkdir()
+    message = r"holds '\.git/', 'part-0\.parquet', which bigmm has not written and would remove: move it"
+    with pytest.raises(bigmm.StorageError, match=message):
         found.save(saved / kind)
     assert (saved / kind / "part-0.parquet").read_text() == "rows"
     assert type(bigmm.load(saved / kind)) is type(found)
+    manifest = saved / kind / MANIFESTS[kind]
+    manifest.write_text(manifest.read_text()[:-100])  # damaged: what bigmm writes is known by its names
+    with pytest.raises(bigmm.StorageError, match=message):
+        found.save(saved / kind)
+    (saved / kind / "part-0.parquet").unlink()
+    (saved / kind / ".git").rmdir()
+    found.save(saved / kind)
+    assert type(bigmm.load(saved / kind)) is type(found)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"mine": 1}'])
+@pytest.mark.parametrize("kind", ["crossproducts", "fit"])
+def test_a_file_of_another_program_with_a_name_of_ours(kind: str, text: str, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / MANIFESTS[kind]).write_text(text)
+    with pytest.raises(bigmm.StorageError, match=f"holds '{MANIFESTS[kind]}', which bigmm has not written"):
+        bigmm.load(saved / kind).save(tmp_path / "theirs")
+    assert (tmp_path / "theirs" / MANIFESTS[kind]).read_text() == text
 
 
 def test_what_others_put_at_a_url_is_not_removed(cp: bigmm.CrossProducts) -> None:
@@ -444,7 +462,6 @@ def test_a_place_that_cannot_be_written(cp: bigmm.CrossProducts, tmp_path: Path)
 
 # What cannot be read --------------------------------------------------------------------------------------------------
 
-MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
 both_kinds = pytest.mark.parametrize("kind", MANIFESTS)
 
 

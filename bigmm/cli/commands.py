@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 import bigmm
 from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, Failure, hush_cluster, is_verbose, verbose_option
-from bigmm.cli.files import check_places
+from bigmm.cli.files import check_places, save
 from bigmm.cli.journal import journal_of
 from bigmm.cli.leaves import reduced_for_fit
 from bigmm.cli.options import SAME_FORMULA, asked_formula, data_options, examples, out_option, quiet_option, read_contrast, read_theta
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from bigmm.leaves import Reduced
     from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
+
+
+logger = logging.getLogger(__name__)
 
 
 @click.group(
@@ -128,18 +132,40 @@ def fit(
         places = check_places(out, parsed)
         logs = [search_log(pass_options, number) for number in range(len(places))]
         models = _models(found, asked_formula(formula), parsed, not ml, dict(contrasts))
-        converged: list[bool] = []
-        failed: list[BigmmError | OSError] = []
-        for model, place, log in zip(models, places, logs, strict=True):
-            try:
-                converged.append(_fit(model, place, start, settings, log, quiet, first=not converged))
-            except (ModelError, StorageError, OSError) as error:
-                if len(places) == 1 or (place is None and isinstance(error, OSError)):
-                    raise
-                failed.append(error)  # the other responses have fits of their own, also when nobody reads what is printed
-    _raise_together(failed)
-    if not all(converged):
+        converged = _fit_each(models, places, logs, start, settings, quiet)
+    if not converged:
         raise click.exceptions.Exit(EXIT_NOT_CONVERGED)
+
+
+def _fit_each(
+    models: Iterable[LinearMixedModel | ModelError],
+    places: Sequence[str | None],
+    logs: Sequence[str | None],
+    start: tuple[float, ...] | None,
+    settings: Optimizer,
+    quiet: bool,
+) -> bool:
+    """Fit all responses, each whatever becomes of the others and of whoever reads what is printed; whether all searches converged."""
+    converged: list[bool] = []
+    failed: list[BigmmError | OSError] = []
+    for model, place, log in zip(models, places, logs, strict=True):
+        try:
+            converged.append(_fit(model, place, start, settings, log, quiet, first=not converged))
+        except (ModelError, StorageError, OSError) as error:
+            if len(places) == 1 or (place is None and isinstance(error, OSError)):
+                raise
+            _note_older(place, error)
+            failed.append(error)
+    _raise_together(failed)
+    return all(converged)
+
+
+def _note_older(place: str | None, error: BigmmError | OSError) -> None:
+    """Say that what lies where a response's fit would be is of an earlier job."""
+    from bigmm.storage import saved_kind
+
+    if place is not None and isinstance(error, ModelError) and saved_kind(place):
+        logger.warning("%s holds the fit of an earlier job", place)
 
 
 def _raise_together(errors: Sequence[BigmmError | OSError]) -> None:
@@ -183,7 +209,7 @@ def _fit(
     found = _search(found_model(model), start, settings, log, quiet)
     try:
         if place is not None:
-            found.save(place)
+            save(found, place)
     finally:
         click.echo(("" if first else "\n") + found.summary())
     return found.converged
@@ -248,6 +274,7 @@ def reduce(formula: str, data: tuple[str, ...], out: str | None, into: str | Non
     if (out is None) == (into is None):
         raise click.UsageError("expected one of --out and --into", click.get_current_context())
     if into is not None:
+        check_target(into, "crossproducts")
         _append(into, formula, data, PassOptions(**options), quiet)
         return
     assert out is not None
@@ -255,7 +282,7 @@ def reduce(formula: str, data: tuple[str, ...], out: str | None, into: str | Non
     if formula != SAME_FORMULA and are_saved(data):
         raise DataError(f"saved crossproducts have their formula: write {SAME_FORMULA!r} to add them up, or `bigmm fit` for another model")
     cp = crossproducts_of(formula, data, PassOptions(**options), quiet)
-    cp.save(out)
+    save(cp, out)
     click.echo(describe(cp))
 
 
@@ -271,7 +298,7 @@ def _append(into: str, formula: str, data: tuple[str, ...], options: PassOptions
         return
     if stored(into)["digest"] != existing.digest:
         raise StorageError(f"{into!r} was replaced while the rows were read: run again, which reads only what is new by then")
-    total.save(into)
+    save(total, into)
     click.echo(describe(total))
 
 

@@ -19,7 +19,9 @@ from bigmm.reduction.progress import Progress, ProgressCallback
 from bigmm.urls import is_url
 
 if TYPE_CHECKING:
+    from bigmm.crossproducts import CrossProducts
     from bigmm.formula import Formula
+    from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.inference.predict import Predictor
     from bigmm.reduction.sources import Plan
 
@@ -67,6 +69,26 @@ def _folder_names(responses: Sequence[str]) -> list[str]:
         numbered = itertools.chain([plain], (f"{plain}-{number}" for number in itertools.count(2)))
         names.append(next(name for name in numbered if name not in names))
     return names
+
+
+def save(found: CrossProducts | LinearMixedModelFit, place: str) -> None:
+    """Save what a job has found; when its place cannot be written any more, beside it, so that hours of work are not lost.
+
+    Raises
+    ------
+    StorageError
+        It says where it is then.
+    """
+    try:
+        found.save(place)
+    except StorageError as error:
+        numbered = (f"{place.rstrip('/')}.rescued{number or ''}" for number in itertools.count())
+        rescue = next(name for name in numbered if is_url(name) or not os.path.lexists(name))
+        try:
+            found.save(rescue)
+        except StorageError:
+            raise error from None
+        raise StorageError(f"{error}; what was found is in {rescue!r}") from None
 
 
 @contextlib.contextmanager

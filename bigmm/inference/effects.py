@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bigmm.columns import Array, Column
+from bigmm.columns import Array, Column, as_level
 from bigmm.design import Design
+from bigmm.formula.coding import distinct_names
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +50,7 @@ def level_order(group: GroupEffects, design: Design) -> Any:
         values = group.levels.get_level_values(depth) if len(group.names) > 1 else group.levels
         declared = {level: position for position, level in enumerate(design.categories.get(name, ()))}
         by_value = np.unique(values, return_inverse=True)[1] if name not in design.categories else None
-        keys.append(by_value if by_value is not None else np.array([declared.get(value, len(declared)) for value in values]))
+        keys.append(by_value if by_value is not None else np.array([declared.get(as_level(value), len(declared)) for value in values]))
     return np.lexsort(keys[::-1])
 
 
@@ -60,6 +61,6 @@ def level_index(group: GroupEffects) -> pd.Index:
 
 def effects_table(group: GroupEffects, design: Design) -> pd.DataFrame:
     """Conditional modes, (q, k), one row a level in `level_order`."""
-    table = pd.DataFrame(group.b, index=level_index(group), columns=pd.Index(group.coef_names, dtype="str"))
+    table = pd.DataFrame(group.b, index=level_index(group), columns=pd.Index(distinct_names(group.coef_names), dtype="str"))
     order = level_order(group, design)
     return table if isinstance(order, slice) else table.iloc[order]

@@ -205,7 +205,11 @@ class LinearMixedModelFit:
         for g in self._order:
             group, variances = self.groups[g], self._conditional_variances[g]
             order = level_order(group, self.design)
-            out[self.group_names[g]] = {"levels": level_index(group)[order], "names": group.coef_names, "vcov": variances[order]}
+            out[self.group_names[g]] = {
+                "levels": level_index(group)[order],
+                "names": distinct_names(group.coef_names),
+                "vcov": variances[order],
+            }
         return out
 
     @cached_property

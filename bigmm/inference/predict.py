@@ -164,13 +164,19 @@ def _check_level_kinds(group: GroupEffects, found: pd.Index) -> None:
 def _check_levels(name: str, found: list[Level], known: list[Level]) -> None:
     new = [level for level in found if level not in set(known)]
     if new:
-        kinds, fitted = (level_kinds(pd.Index(levels, dtype=object)) for levels in (found, known))
-        if kinds != fitted:
-            raise DataError(f"levels of {name!r} are {kinds[0]}: the fit was made with {fitted[0]}; convert the column to what the fit had")
+        kind, fitted = (_kind(levels) for levels in (found, known))
+        if kind != fitted:
+            raise DataError(f"levels of {name!r} are {kind}: the fit was made with {fitted}; convert the column to what the fit had")
         shown = ", ".join(level_text(level) for level in new[:5])
         raise DataError(
             f"levels of {name!r} that the fit has no coefficient for: {shown}; it knows {', '.join(map(level_text, known[:12]))}"
         )
+
+
+def _kind(levels: list[Level]) -> str:
+    """What some levels are, in words."""
+    (kind,) = level_kinds(pd.Index(levels, dtype=object))
+    return f"{kind} with a time zone" if getattr(levels[0], "tzinfo", None) is not None else kind
 
 
 def predict(fit: LinearMixedModelFit, data: Any, re_form: Any = None, new_levels: str = "error") -> Any:
@@ -212,6 +218,8 @@ def _conditioned(formula: Formula, re_form: Any) -> tuple[RandomEffectsTerm, ...
         return ()
     if not isinstance(text, str):
         raise FormulaError(f"re_form={re_form!r}: expected None, NA, or a formula such as '~ (1 | g)'")
+    if "|" not in text:
+        raise FormulaError(f"re_form={re_form!r}: expected random-effects terms such as '~ (1 | g)', or 'NA' for none")
     wanted = parse_formula(f"y ~ {text.lstrip('~ ')}").random
     for term in wanted:
         if term not in formula.random:

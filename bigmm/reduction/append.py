@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bigmm.accounting import shown
 from bigmm.addition import check_same
@@ -16,11 +19,15 @@ from bigmm.errors import DataError
 from bigmm.reduction.sources.files import DataFile
 from bigmm.reduction.sources.paths import is_paths, list_files
 
+logger = logging.getLogger(__name__)
+
+Mask = npt.NDArray[np.bool_]
+
 
 def new_files(data: Any, into: CrossProducts, storage_options: Mapping[str, Any]) -> tuple[DataFile, ...]:
     """The files of `data` that the crossproducts do not have yet, by name, size and time of change.
 
-    A file of which every row was skipped counts as new.
+    A file of which every row was skipped counts as new. Of one that was skipped in part it is said that the rest is not read now.
 
     Raises
     ------
@@ -42,11 +49,24 @@ def new_files(data: Any, into: CrossProducts, storage_options: Mapping[str, Any]
             f"{shown(changed)} changed after it was added (another size or time): subtract the crossproducts of what it was and add it "
             "again, or leave it out"
         )
+    listed = {file.url for file in files}
+    partly = [url for url in itertools.compress(into.sources.urls, _skipped(into) & (into.sources.read > 0)) if url in listed]
+    if partly:
+        logger.warning(
+            "a part of %s was skipped when it was added, and is not read now: for its rows subtract what was added of it, and add it again",
+            shown(partly),
+        )
     return tuple(file for file in files if file.url not in known)
 
 
-def _skipped_whole(cp: CrossProducts) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return np.asarray((cp.sources.read == 0) & (cp.sources.skipped > 0))
+def _skipped_whole(cp: CrossProducts) -> Mask:
+    return np.asarray(_skipped(cp) & (cp.sources.read == 0))
+
+
+def _skipped(cp: CrossProducts) -> Mask:
+    """Files that were skipped, in whole or in part; how many rows that were is not known of every kind of file."""
+    urls = {url for chunk in cp.skipped for url in chunk.urls}
+    return np.array([url in urls for url in cp.sources.urls], dtype=bool)
 
 
 def without_skipped(cp: CrossProducts, files: tuple[DataFile, ...]) -> CrossProducts:

@@ -69,8 +69,8 @@ def present(refs: Refs, levels: pd.Index) -> tuple[Refs, pd.Index]:
 def _index(values: Any, name: str, *, whole: bool) -> pd.Index:
     """Labels as an Index of one of few types, the same for every chunk: int64, text, bool, datetime64[us], float64."""
     kind = values.type
-    if pa.types.is_floating(kind) and whole:
-        values = _whole_numbers(values, name)
+    if pa.types.is_floating(kind):
+        values = _whole_numbers(values, name) if whole else _exact_numbers(values, name)
     elif pa.types.is_date(kind):
         values = _cast(values, pa.timestamp("us"), name)
     elif pa.types.is_timestamp(kind):
@@ -79,6 +79,14 @@ def _index(values: Any, name: str, *, whole: bool) -> pd.Index:
         return cast("pd.Index", pd.Index(values.to_numpy()))
     text = pa.types.is_large_string(values.type) or pa.types.is_string(values.type)
     return cast("pd.Index", pd.Index(values.to_pandas(), dtype="str" if text else None))
+
+
+def _exact_numbers(values: Any, name: str) -> Any:
+    """Levels in floating point: finite, each one number, and one zero."""
+    if not pc.all(pc.is_finite(values)).as_py():
+        raise DataError(f"category {name!r} holds infinite values: expected numbers; replace them by missing values to drop those rows")
+    _check_exact(values, f"category {name!r}")
+    return pc.add(values, 0.0)  # makes 0 of -0
 
 
 def _whole_numbers(values: Any, name: str) -> Any:
@@ -90,14 +98,18 @@ def _whole_numbers(values: Any, name: str) -> Any:
             "round it or convert it to text"
         )
     whole = _cast(values, pa.int64(), name)
+    _check_exact(values, f"grouping factor {name!r}")
+    return whole
+
+
+def _check_exact(values: Any, what: str) -> None:
     large = pc.greater_equal(pc.abs(values), pa.scalar(_LARGEST_EXACT))
     if pc.any(large).as_py():
         example = values.filter(large)[0].as_py()
         raise DataError(
-            f"grouping factor {name!r} holds floating-point numbers such as {example:.17g}: from 2^53 on they stand for several whole "
+            f"{what} holds floating-point numbers such as {example:.17g}: from 2^53 on they stand for several whole "
             "numbers, and levels may have been merged; write the column as integers (pandas: dtype 'Int64') or text"
         )
-    return whole
 
 
 def _cast(values: Any, target: pa.DataType, name: str) -> Any:

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from bigmm.columns import Array
+from bigmm.columns import Array, product_name
 from bigmm.crossproducts import CrossProducts
 from bigmm.errors import DataError, PrecisionWarning
 
@@ -41,9 +41,9 @@ def _check_zeros(cp: CrossProducts) -> None:
     seen: dict[str, bool] = {}
     for columns, products in parts:
         for place, column in enumerate(columns):
-            text = ":".join(column.numeric)
+            text = product_name(column.numeric)
             if not all(factor in cp.design.kinds for factor in column.numeric):
-                seen[text] = seen.get(text, False) or bool(products[..., place, :].any()) or cp.design.shift.get(text, 0.0) != 0.0
+                seen[text] = seen.get(text, False) or bool(products[..., place, :].any()) or cp.design.shift_of(column.numeric) != 0.0
     zeros = [text for text, is_seen in seen.items() if not is_seen]
     if zeros and cp.rows.used:
         warnings.warn(

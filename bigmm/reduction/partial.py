@@ -170,7 +170,7 @@ def _crossproducts(rows: Rows, design: Design) -> CrossProducts:
 def _x_piece(block: Block, rows: Rows, design: Design) -> _Piece:
     """A block of X, shifted: differences of nearby doubles are exact, squares of large ones are not."""
     piece = _piece(block, rows)
-    shift = design.shift.get(":".join(block.texts), 0.0)
+    shift = design.shift_of(block.texts)
     return piece if piece.values is None or shift == 0.0 else _Piece(piece.columns, piece.values - shift, piece.cells)
 
 

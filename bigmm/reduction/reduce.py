@@ -16,7 +16,7 @@ from bigmm.addition import add, check_crossproducts, check_same
 from bigmm.columns import ColumnKind, Level, as_level
 from bigmm.crossproducts import CrossProducts
 from bigmm.design import Design, NaAction
-from bigmm.errors import DataError
+from bigmm.errors import DataError, NoRowsError
 from bigmm.formula import parse_formula
 from bigmm.places import check_apart
 from bigmm.reduction.accounts import check_accounts
@@ -114,10 +114,15 @@ def reduce(
         if not data:
             return into
         into = without_skipped(into, data)
-    plan, design = plan_pass(design, data, storage_options)
+    try:
+        plan, design = plan_pass(design, data, storage_options)
+    except NoRowsError:
+        if into is None:
+            raise
+        return replace(into, sources=add_sources([into.sources, skipped_sources([file.origin(0) for file in data])]))
     design = design if into is None else with_constants_of(into, design)
     with connect(client, here=plan.readable_here) as connected:
-        cp = reduce_plan(plan, design, connected, RunOptions(checkpoint, resume, on_error, progress))
+        cp = reduce_plan(plan, design, connected, RunOptions(checkpoint, resume, on_error, progress), may_be_empty=into is not None)
     return cp if into is None else add([into, cp])
 
 
@@ -140,10 +145,10 @@ def plan_pass(blank: Design, data: Any, storage_options: Mapping[str, Any] | Non
     return plan, design_for_plan(blank, plan)
 
 
-def reduce_plan(plan: Plan, design: Design, client: Client | None, options: RunOptions) -> CrossProducts:
+def reduce_plan(plan: Plan, design: Design, client: Client | None, options: RunOptions, *, may_be_empty: bool = False) -> CrossProducts:
     """The pass itself, on a cluster or in this process."""
     cp = run_pass(plan, design, client, options)
-    check_result(plan, cp)
+    check_result(plan, cp, may_be_empty=may_be_empty)
     return with_plan(cp, plan)
 
 
@@ -163,10 +168,11 @@ def blank_design(formula: str, weights: str | None, offset: str | None, na_actio
     return Design(parse_formula(formula), {}, weights=weights, offset=offset, na_action=na_action)
 
 
-def check_result(plan: Plan, cp: CrossProducts) -> None:
+def check_result(plan: Plan, cp: CrossProducts, *, may_be_empty: bool = False) -> None:
     """See that all rows are accounted for, and that there are any."""
     check_accounts(plan.chunks, cp)
-    _check_rows(cp)
+    if not may_be_empty:
+        _check_rows(cp)
     check_magnitudes(cp)
 
 

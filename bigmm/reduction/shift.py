@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from bigmm.columns import Array
+from bigmm.columns import Array, product_name
 from bigmm.design import Design
 from bigmm.reduction.heads import heads
 from bigmm.reduction.rows import numeric_values
@@ -47,7 +47,7 @@ def with_shift(design: Design, chunks: Sequence[Chunk], on_error: OnError = "rai
                 constants[key] = _near_middle(known)
         if constants.keys() >= wanted:
             break
-    shift = {":".join(texts): constants[texts] for texts in sorted(texts for texts in constants if isinstance(texts, tuple))}
+    shift = {product_name(texts): constants[texts] for texts in sorted(texts for texts in constants if isinstance(texts, tuple))}
     return replace(design, shift=shift, y_shift={text: constants.get(text, 0.0) for text in responses})
 
 

@@ -131,9 +131,7 @@ class RelativeCovariance:
     @property
     def labels(self) -> tuple[str, ...]:
         """One name a term: the factor's, numbered from the second term on it (``Subject``, ``Subject.1``)."""
-        factors = [term.factor for term in self.terms]
-        earlier = [factors[:i].count(factor) for i, factor in enumerate(factors)]
-        return tuple(factor + (f".{count}" if count else "") for factor, count in zip(factors, earlier, strict=True))
+        return distinct_names([term.factor for term in self.terms])
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -27,7 +28,9 @@ FORMAT = 3
 #: Ends of names of data files.
 _DATA = (".parquet", ".parq", ".pq", ".csv", ".tsv", ".gz", ".bz2", ".xz", ".zst")
 _MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
-#: Names of files in a message.
+#: Names of what bigmm writes there, and of what file systems and desktops do; names of files in a message.
+_OWN = re.compile(r"crossproducts\.json|estimates\.json|arrays\.npz|sources\.parquet|levels-[0-9]+\.parquet|ranef-[0-9]+-[^/]*\.parquet")
+_OF_SYSTEMS = re.compile(r"\.DS_Store|\.nfs[0-9a-f]+|\.snapshot/")
 _SHOWN = 4
 #: Of Linux's renameat2(): two names change places.
 _EXCHANGE, _HERE = 2, -100
@@ -112,20 +115,25 @@ def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) ->
     if target.exists() and saved_kind(target) != kind and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{str(path)!r} exists and holds something else than saved {kind}: choose another place")
     if target.is_dir():
-        _check_own({entry.name for entry in target.iterdir()}, lambda: (target / _MANIFESTS[kind]).read_text(encoding="utf-8"), path, kind)
+        names = {entry.name + ("/" if entry.is_dir() else "") for entry in target.iterdir()}
+        _check_own(names, lambda: (target / _MANIFESTS[kind]).read_text(encoding="utf-8"), path, kind)
 
 
 def _check_own(names: Set[str], manifest: Callable[[], str], path: str | os.PathLike[str], kind: str) -> None:
     """See that nothing is in a directory beside what bigmm has written: it is removed when another takes its place."""
     if not names:
         return
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # a damaged manifest knows none, and all are its own
+    try:
         own = {_MANIFESTS[kind], *json.loads(manifest())["files"]}
-        if foreign := sorted(name for name in names - own if not name.startswith(".")):
-            raise StorageError(
-                f"{without_secrets(str(path))!r} holds {', '.join(map(repr, foreign[:_SHOWN]))}, which bigmm has not written and would "
-                "remove: move it to another place, or choose another one"
-            )
+    except (OSError, ValueError):  # damaged
+        own = {name for name in names if _OWN.fullmatch(name)}
+    except (LookupError, TypeError):  # another program's
+        own = set()
+    if foreign := sorted(name for name in names - own if not _OF_SYSTEMS.fullmatch(name)):
+        raise StorageError(
+            f"{without_secrets(str(path))!r} holds {', '.join(map(repr, foreign[:_SHOWN]))}, which bigmm has not written and would "
+            "remove: move it to another place, or choose another one"
+        )
 
 
 def _check_replaceable_url(url: str, kind: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,25 @@ def test_a_callback_may_evaluate() -> None:
 def test_reml_is_true_or_false(reml: Any) -> None:
     with pytest.raises(bigmm.ModelError, match=f"reml={re.escape(repr(reml))}: expected True or False"):
         bigmm.lmer("Reaction ~ Days + (Days | Subject)", read_data("sleepstudy"), reml=reml)
+
+
+def test_declared_order_in_the_hour_that_comes_twice() -> None:
+    moments = pd.date_range("2023-10-29 00:00", periods=4, freq="30min", tz="UTC").tz_convert("Europe/Berlin")
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"y": rng.normal(size=80), "t": pd.Categorical(moments[np.arange(80) % 4], categories=moments[::-1])})
+    fit = bigmm.lmer("y ~ 1 + (1 | t)", frame, client=0)
+    assert [str(level) for level in fit.ranef()["t"].index] == [str(moment) for moment in moments[::-1]]
+
+
+def test_terms_and_columns_named_alike() -> None:
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({name: rng.normal(size=200) for name in ("y", "x", "fb")})
+    frame = frame.assign(**{"g": rng.integers(0, 9, 200), "g.1": rng.integers(0, 7, 200), "f": rng.choice(["a", "b"], 200)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bigmm.IdentificationWarning)  # two intercepts of one factor
+        fit = bigmm.lmer("y ~ x + (x || g) + (0 + x | `g.1`) + (f | g) + (0 + fb | g)", frame, client=0)
+    assert sorted(set(fit.varcorr["grp"])) == ["Residual", "g", "g.1", "g.2", "g.3", "g.4"]
+    assert fit.varcorr.set_index("grp").loc["g.1", "var1"] == "x"
+    assert fit.varcorr["grp"].value_counts()["g.1"] == 1
+    assert sorted(fit.ranef()["g"].columns) == ["(Intercept)", "(Intercept).1", "fb", "fb.1", "x"]
+    assert list(fit.condvar()["g"]["names"]) == list(fit.ranef()["g"].columns)

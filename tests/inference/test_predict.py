@@ -441,3 +441,17 @@ def test_fixed_categories_of_another_type() -> None:
         fit.predict(frame.assign(day=frame["day"].dt.strftime("%Y-%m-%d")))
     with pytest.raises(bigmm.DataError, match="that the fit has no coefficient for: 2025-05-05; it knows 2024-01-01, 2024-01-02"):
         fit.predict(frame.assign(day=pd.Timestamp("2025-05-05")))
+
+
+def test_moments_with_and_without_a_time_zone() -> None:
+    days = pd.to_datetime(["2024-01-01", "2024-01-02"]).repeat(30)
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"y": rng.normal(size=60), "day": days.tz_localize("Europe/Paris"), "g": rng.integers(0, 6, 60)})
+    fit = bigmm.lmer("y ~ day + (1 | g)", frame, client=0)
+    with pytest.raises(bigmm.DataError, match="levels of 'day' are dates: the fit was made with dates with a time zone"):
+        fit.predict(frame.assign(day=days))
+
+
+def test_re_form_without_a_bar(fit: bigmm.LinearMixedModelFit, sleepstudy: pd.DataFrame) -> None:
+    with pytest.raises(bigmm.FormulaError, match=r"re_form='~1': expected random-effects terms such as '~ \(1 \| g\)', or 'NA'"):
+        fit.predict(sleepstudy, re_form="~1")

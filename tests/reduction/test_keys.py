@@ -77,6 +77,15 @@ def test_fractions_are_no_levels_of_a_grouping_factor() -> None:
     assert decoded([1.0, 1.5, 2.0], whole=False)[0] == [1.0, 1.5, 2.0]
 
 
+def test_numbers_that_are_no_categories() -> None:
+    with pytest.raises(DataError, match="category 'g' holds infinite values: expected numbers; replace them by missing values"):
+        decoded([1.5, float("inf")], whole=False)
+    with pytest.raises(DataError, match=r"category 'g' holds floating-point numbers such as 9007199254740992: from 2\^53 on"):
+        decoded([1.5, 2.0**53], whole=False)
+    refs, levels = column_levels(pa.chunked_array([[-0.0, 0.0, 1.5]]), "g", whole=False)
+    assert (refs.tolist(), [str(level) for level in levels]) == ([0, 0, 1], ["0.0", "1.5"])
+
+
 @pytest.mark.parametrize("kind", [pa.int64(), pa.float64(), pa.large_string(), pa.dictionary(pa.int32(), pa.large_string()), pa.bool_()])
 def test_no_rows(kind: pa.DataType) -> None:
     refs, levels = column_levels(pa.chunked_array([], type=kind), "g", whole=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -49,7 +50,7 @@ def test_partition_keys(tmp_path: Path) -> None:
 def test_fragments_of_other_formats(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,g\n1,a\n2,b\n")
     plan = plan_data(ds.dataset(tmp_path, format="csv"), ["g", "x"])
-    assert [(chunk.rows, chunk.nbytes) for chunk in plan.chunks] == [(None, 0)]
+    assert [(chunk.rows, chunk.nbytes) for chunk in plan.chunks] == [(None, 12)]
     assert rows(plan, "g", "x") == [("a", 1), ("b", 2)]
 
 
@@ -99,3 +100,40 @@ def test_dictionaries_of_numbers_are_categories(tmp_path: Path, format: str) -> 
     plan = plan_data(ds.dataset(tmp_path, format=format), ["x", "q"])
     assert plan.categories == {"q": ()}
     assert rows(plan, "x", "q") == [(2, 2), (0, 0), (1, 1)]
+
+
+def test_a_file_that_was_written_anew_is_read_as_it_is_now(tmp_path: Path) -> None:
+    """Arrow's fragments keep the footer of when they were first used."""
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    dataset = ds.dataset(tmp_path)
+    assert len(rows(plan_data(dataset, ["n"]), "n")) == 10
+    again = pa.concat_tables([TABLE, TABLE]).select(["u", "g.h", "n"])
+    pq.write_table(again, tmp_path / "a.parquet", row_group_size=5)
+    assert rows(plan_data(dataset, ["n", "g.h"]), "n", "g.h") == [(number, str(number)) for number in range(10)] * 2
+
+
+def test_row_groups_of_a_file_that_was_written_anew(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "a.parquet", row_group_size=4)
+    whole = ds.dataset(tmp_path)
+    (fragment,) = whole.get_fragments()
+    part = ds.FileSystemDataset([fragment.subset(row_group_ids=[1])], whole.schema, fragment.format)  # type: ignore[arg-type,attr-defined]
+    assert rows(plan_data(part, ["n"]), "n") == [(number,) for number in range(4, 8)]
+    pq.write_table(TABLE.slice(1), tmp_path / "a.parquet", row_group_size=4)
+    with pytest.raises(DataError, match=r"a\.parquet' has changed after its row groups were chosen: make the dataset again"):
+        plan_data(part, ["n"])
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
+def test_a_file_that_changes_after_the_plan(name: str, tmp_path: Path) -> None:
+    write: Any = pq.write_table if name.endswith("parquet") else pc.write_csv
+    write(TABLE.select(["n"]), tmp_path / name)
+    plan = plan_data(ds.dataset(tmp_path, format=name.partition(".")[2]), ["n"])
+    write(TABLE.slice(2).select(["n"]), tmp_path / name)
+    for read in (lambda: plan.chunks[0].read(["n"]), lambda: plan.chunks[0].head(["n"], 1)):
+        with pytest.raises(DataError, match="has changed after it was planned: start again"):
+            read()
+
+
+def test_files_are_read_by_threads_whatever_their_format(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,g\n1,a\n2,b\n")
+    assert plan_data(ds.dataset(tmp_path, format="csv"), ["x"]).readable_here

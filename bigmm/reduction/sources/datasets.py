@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -34,7 +35,7 @@ class FragmentChunk:
 
     Parameters
     ----------
-    fragment : pyarrow.dataset.Fragment
+    fragment : pyarrow.dataset.FileFragment
         What to read.
     columns : pyarrow.Schema
         Needed columns in the types of the dataset.
@@ -45,12 +46,12 @@ class FragmentChunk:
     rows : int or None
         Known for Parquet.
     nbytes : int
-        Compressed bytes of the needed columns, known for Parquet.
+        Compressed bytes of the needed columns; of the file where it is not Parquet.
     origin : Origin
         The fragment's file.
     """
 
-    fragment: ds.Fragment
+    fragment: ds.FileFragment
     columns: pa.Schema
     schema: pa.Schema
     name: str
@@ -65,15 +66,25 @@ class FragmentChunk:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded where the dataset's is."""
-        with reading(self.name):
+        with self._as_planned(), reading(self.name):
             table = self._scanner(columns).to_table()
         return fit_table(table, columns, self.schema, self.name)
 
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
         """First rows; text is dictionary-encoded where the dataset's is."""
-        with reading(self.name):
+        with self._as_planned(), reading(self.name):
             table = self._scanner(columns).head(rows)
         return fit_table(table, columns, self.schema, self.name)
+
+    @contextmanager
+    def _as_planned(self) -> Iterator[None]:
+        """See, after a block that reads it, that its file was still the one that was planned, whatever the block made of it."""
+        try:
+            yield
+        finally:
+            found = _origin(self.fragment)
+            if (found.size, found.version) != (self.origin.size, self.origin.version):
+                raise DataError(f"{self.fragment.path!r} has changed after it was planned: start again, when nothing writes to it")
 
     def _scanner(self, columns: Sequence[str]) -> ds.Scanner:
         # An expression means the column of that name even if the name has a dot.
@@ -86,9 +97,10 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
     schema = unify_schemas(columns, [("the dataset", dataset.schema)])
     needed = pa.schema([dataset.schema.field(name) for name in columns])
     found = _fragments(dataset)
-    fragments = [fragment for fragment in found if isinstance(fragment, ds.FileFragment)]
-    if len(fragments) < len(found):
+    files = [fragment for fragment in found if isinstance(fragment, ds.FileFragment)]
+    if len(files) < len(found):
         return plan_table(dataset.to_table(columns={name: ds.field(name) for name in columns}), columns)
+    fragments = in_threads(_anew, files)
     check_distinct(piece for part in in_threads(_pieces, fragments) for piece in part)
     cut = partial(_cut, needed=needed, schema=schema, chunk_bytes=chunk_bytes)
     chunks = [chunk for part in in_threads(cut, fragments) for chunk in part]
@@ -98,6 +110,26 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
     names = [chunk.name for chunk in chunks]
     categories = number_categories(columns, [needed, *_written(fragments)])
     return Plan(tuple(chunks), schema, categories, digest=digest_of([*identity, *names]), in_memory=False)
+
+
+def _anew(fragment: ds.FileFragment) -> ds.FileFragment:
+    """The same file, whose schema and footer are read now: a fragment keeps those of when it was first used."""
+    held: Any = fragment
+    if held.buffer is not None:
+        return fragment
+    fresh = held.format.make_fragment(held.path, held.filesystem, held.partition_expression)
+    if isinstance(fragment, ds.ParquetFileFragment):
+        with reading(repr(fragment.path)):
+            if fragment.num_row_groups < fragment.metadata.num_row_groups:
+                return _unchanged(fragment, fresh)
+    return cast("ds.FileFragment", fresh)
+
+
+def _unchanged(fragment: ds.ParquetFileFragment, fresh: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
+    """Some row groups of a file that has the same ones still."""
+    if not fragment.metadata.equals(fresh.metadata):
+        raise DataError(f"{fragment.path!r} has changed after its row groups were chosen: make the dataset again")
+    return fragment
 
 
 def _pieces(fragment: ds.FileFragment) -> list[tuple[str, tuple[str, int | None]]]:
@@ -140,7 +172,8 @@ def _cut(fragment: ds.FileFragment, needed: pa.Schema, schema: pa.Schema, chunk_
         _check_complete(fragment, needed)
         if isinstance(fragment, ds.ParquetFileFragment):
             return list(_cut_parquet(fragment, needed, schema, chunk_bytes))
-    return [FragmentChunk(fragment, needed, schema, fragment.path, rows=None, nbytes=0, origin=_origin(fragment))]
+    origin = _origin(fragment)
+    return [FragmentChunk(fragment, needed, schema, fragment.path, rows=None, nbytes=max(origin.size, 1), origin=origin)]
 
 
 def _cut_parquet(fragment: ds.ParquetFileFragment, needed: pa.Schema, schema: pa.Schema, chunk_bytes: int) -> Iterator[FragmentChunk]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bigmm.errors import DataError
+from bigmm.errors import DataError, NoRowsError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import first_rows, fit_table
 from bigmm.reduction.sources.cuts import balanced_runs
@@ -88,7 +88,7 @@ def plan_parquet(files: Sequence[DataFile], columns: Sequence[str], chunk_bytes:
     schema = unify_schemas(columns, [(repr(it.file.url), with_keys(it.schema, it.file, types)) for it in footers])
     pieces = [piece for footer in footers for piece in _pieces(footer, chunk_bytes)]
     if not pieces:
-        raise DataError(f"no rows in {len(files)} Parquet file(s), the first {files[0].url!r}: expected at least one")
+        raise NoRowsError(f"no rows in {len(files)} Parquet file(s), the first {files[0].url!r}: expected at least one")
     return Plan(
         chunks=tuple(ParquetChunk(tuple(run), schema) for run in _shared(pieces, chunk_bytes)),
         schema=schema,
