@@ -81,10 +81,16 @@ class FragmentChunk:
         """See, after a block that reads it, that its file was still the one that was planned, whatever the block made of it."""
         try:
             yield
-        finally:
+        except Exception:
+            self._check_unchanged()
+            raise
+        self._check_unchanged()
+
+    def _check_unchanged(self) -> None:
+        with reading(repr(self.fragment.path), "the file may be out of reach"):
             found = _origin(self.fragment)
-            if (found.size, found.version) != (self.origin.size, self.origin.version):
-                raise DataError(f"{self.fragment.path!r} has changed after it was planned: start again, when nothing writes to it")
+        if (found.size, found.version) != (self.origin.size, self.origin.version):
+            raise DataError(f"{self.fragment.path!r} has changed after it was planned: start again, when nothing writes to it")
 
     def _scanner(self, columns: Sequence[str]) -> ds.Scanner:
         # An expression means the column of that name even if the name has a dot.
