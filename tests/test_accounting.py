@@ -313,6 +313,9 @@ def test_new_files_without_a_usable_row_are_added(files: list[Path]) -> None:
     third = bigmm.reduce(FORMULA, files[:4], into=second, client=0)
     assert (third.rows.used, third.rows.read) == (first.rows.used, first.rows.read + len(incomplete))
     assert third.fit().objective == first.fit().objective
+    (files[0].parent.parent / "new.csv").write_text(",".join(FRAME.columns) + "\n")
+    fourth = bigmm.reduce(FORMULA, files[0].parent.parent / "new.csv", into=third, client=0)
+    assert (len(fourth.sources), fourth.rows) == (5, third.rows)
     with pytest.raises(DataError, match="no rows in 1 Parquet file"):
         bigmm.reduce(FORMULA, files[2], client=0)
 

@@ -6,16 +6,19 @@ import inspect
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import fsspec
 import numpy as np
 import pandas as pd
 import psutil
@@ -305,7 +308,7 @@ def test_inspect_as_json(tmp_path: Path, sleep: pd.DataFrame) -> None:
     record = json.loads(run_well("inspect", tmp_path / "sleep.cp", "--json").stdout)
     cp = bigmm.load(tmp_path / "sleep.cp")
     assert isinstance(cp, bigmm.CrossProducts)
-    assert (record["kind"], record["format"], record["written_by"]) == ("crossproducts", 3, f"bigmm {bigmm.__version__}")
+    assert (record["kind"], record["format"], record["written_by"]) == ("crossproducts", 4, f"bigmm {bigmm.__version__}")
     assert (record["digest"], record["plan_digest"]) == (cp.digest, cp.plan_digest)
     assert record["rows"] == {"read": 180, "used": 179, "dropped": 1, "missing": {"Days": 1}}
     assert [file["url"] for file in record["files"]] == [str(folder / f"part-{number}.parquet") for number in range(30)]
@@ -461,6 +464,12 @@ def test_fit_of_several_responses(tmp_path: Path, sleep: pd.DataFrame) -> None:
     refused = run("fit", "cbind(Reaction, `log y`) ~ Days + (1 | Subject)", data, "--out", tmp_path / "fits")
     assert refused.exit_code == 2
     assert "holds the fits of other responses, log_Reaction: remove them or choose another place" in refused.stderr
+    for left in (".y-abc123", "y.rescued"):  # of a killed process, and of bigmm itself
+        shutil.copytree(tmp_path / "fits" / "log_y", tmp_path / "fits" / left)
+    run_well("reduce", formula, data, "--out", tmp_path / "fits" / "cp")
+    run_well("fit", "-", tmp_path / "fits" / "cp", "--out", tmp_path / "fits")
+    for name in ("y.rescued", "cp"):
+        shutil.rmtree(tmp_path / "fits" / name)
     unclear = run("summary", tmp_path / "fits")
     assert unclear.exit_code == 2
     inside = ", ".join(repr(str(tmp_path / "fits" / name)) for name in ("Reaction", "log_Reaction", "log_y"))
@@ -507,6 +516,32 @@ def test_a_place_that_is_taken_during_a_job(command: str, tmp_path: Path, monkey
     assert f"; what was found is in '{tmp_path / 'out.rescued1'}'\n" in result.stderr
     assert type(bigmm.load(tmp_path / "out.rescued1")) is type(found)
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_no_rescue_takes_the_place_of_another(sleep: pd.DataFrame) -> None:
+    store, url = fsspec.filesystem("memory"), f"memory://{uuid.uuid4()}/cp"
+    for number, formula in enumerate([ONE, "Reaction ~ 1 + (1 | Subject)"]):
+        store.pipe_file(f"{url}/notes.txt", b"mine")
+        with pytest.raises(bigmm.StorageError, match=rf"what was found is in '{url}\.rescued{number or ''}'$"):
+            bigmm.cli.files.save(bigmm.reduce(formula, sleep, client=0), url)
+    assert bigmm.load(f"{url}.rescued").design.formula.text == ONE  # type: ignore[union-attr]
+
+
+def test_crossproducts_that_are_replaced_during_an_append(tmp_path: Path, sleep: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in range(2):
+        sleep[part::2].to_parquet(tmp_path / f"{part}.parquet")
+    run_well("reduce", ONE, tmp_path / "0.parquet", "--out", tmp_path / "cp")
+    append = bigmm.cli.commands.append_to
+
+    def slowly(*arguments: Any) -> bigmm.CrossProducts:
+        shutil.rmtree(tmp_path / "cp")
+        return append(*arguments)
+
+    monkeypatch.setattr(bigmm.cli.commands, "append_to", slowly)
+    result = run("reduce", "-", tmp_path / "1.parquet", "--into", tmp_path / "cp")
+    assert result.exit_code == 2
+    assert "is no longer there: was it moved?; what was found is in" in result.stderr
+    assert bigmm.load(tmp_path / "cp.rescued").nobs == 180
 
 
 def test_fits_are_saved_when_nobody_reads_what_is_printed(tmp_path: Path, sleep: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ import click
 
 import bigmm
 from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, Failure, hush_cluster, is_verbose, verbose_option
-from bigmm.cli.files import check_places, save
+from bigmm.cli.files import check_places, rescued, save
 from bigmm.cli.journal import journal_of
 from bigmm.cli.leaves import reduced_for_fit
 from bigmm.cli.options import SAME_FORMULA, asked_formula, data_options, examples, out_option, quiet_option, read_contrast, read_theta
@@ -169,11 +169,11 @@ def _note_older(place: str | None, error: BigmmError | OSError) -> None:
 
 
 def _raise_together(errors: Sequence[BigmmError | OSError]) -> None:
-    """One error, or one that has the messages of all."""
-    known = [error for error in errors if isinstance(error, BigmmError)]
-    if len(known) > 1:
-        raise ModelError("; ".join(map(str, known)))
-    for error in [*known, *errors]:
+    """One error, or one that has the messages of all; that nobody reads what is printed is the least of them."""
+    told = [error for error in errors if not isinstance(error, BrokenPipeError)]
+    if len(told) > 1:
+        raise ModelError("; ".join(map(str, told)))
+    for error in [*told, *errors]:
         raise error
 
 
@@ -274,7 +274,6 @@ def reduce(formula: str, data: tuple[str, ...], out: str | None, into: str | Non
     if (out is None) == (into is None):
         raise click.UsageError("expected one of --out and --into", click.get_current_context())
     if into is not None:
-        check_target(into, "crossproducts")
         _append(into, formula, data, PassOptions(**options), quiet)
         return
     assert out is not None
@@ -287,17 +286,21 @@ def reduce(formula: str, data: tuple[str, ...], out: str | None, into: str | Non
 
 
 def _append(into: str, formula: str, data: tuple[str, ...], options: PassOptions, quiet: bool) -> None:
-    from bigmm.storage import stored
+    from bigmm.storage import check_target, stored
 
     if are_saved(data):
         raise DataError(f"--into reads rows, and these are saved crossproducts: write bigmm merge {into} {data[0]} ... --out DIR")
     existing = load_crossproducts(into)
+    check_target(into, "crossproducts")
     total = append_to(existing, formula, data, options, quiet)
     if total is existing:
         click.echo(f"nothing new: {into} has all of these files")
         return
-    if stored(into)["digest"] != existing.digest:
-        raise StorageError(f"{into!r} was replaced while the rows were read: run again, which reads only what is new by then")
+    try:
+        if stored(into)["digest"] != existing.digest:
+            raise StorageError(f"{into!r} was replaced while the rows were read: run again, which reads only what is new by then")
+    except StorageError as error:
+        raise rescued(total, into, error) from None
     save(total, into)
     click.echo(describe(total))
 

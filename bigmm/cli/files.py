@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bigmm.errors import StorageError
 from bigmm.reduction.progress import Progress, ProgressCallback
-from bigmm.urls import is_url
+from bigmm.urls import is_url, without_secrets
 
 if TYPE_CHECKING:
     from bigmm.crossproducts import CrossProducts
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from bigmm.reduction.sources import Plan
 
 _SCHEMA = pa.schema([("prediction", pa.float64())])
+_RESCUED = re.compile(r"\.rescued[0-9]*$")
 
 
 def check_places(out: str | None, formula: Formula) -> list[str | None]:
@@ -55,10 +57,9 @@ def check_places(out: str | None, formula: Formula) -> list[str | None]:
 
 def _other_fits(out: str, names: Sequence[str]) -> list[str]:
     """Saved fits in a directory that none of these names would replace: results of two jobs would pass for those of one."""
-    from bigmm.storage import saved_kind
+    from bigmm.storage import saved_inside
 
-    entries = [] if is_url(out) else Path(out).glob("*/")
-    return sorted(entry.name for entry in entries if entry.name not in names and saved_kind(entry))
+    return [name for name, kind in saved_inside(out).items() if kind == "fit" and name not in names and not _RESCUED.search(name)]
 
 
 def _folder_names(responses: Sequence[str]) -> list[str]:
@@ -81,14 +82,21 @@ def save(found: CrossProducts | LinearMixedModelFit, place: str) -> None:
     """
     try:
         found.save(place)
-    except StorageError as error:
-        numbered = (f"{place.rstrip('/')}.rescued{number or ''}" for number in itertools.count())
-        rescue = next(name for name in numbered if is_url(name) or not os.path.lexists(name))
-        try:
-            found.save(rescue)
-        except StorageError:
-            raise error from None
-        raise StorageError(f"{error}; what was found is in {rescue!r}") from None
+    except (StorageError, OSError) as error:
+        raise rescued(found, place, error) from None
+
+
+def rescued(found: CrossProducts | LinearMixedModelFit, place: str, error: Exception) -> Exception:
+    """Save what a job has found beside its place; the error that kept it from there, which says where it is now."""
+    from bigmm.storage import saved_kind
+
+    names = (f"{place.rstrip('/')}.rescued{number or ''}" for number in itertools.count())
+    try:
+        free = next(name for name in names if not (saved_kind(name) if is_url(name) else os.path.lexists(name)))
+        found.save(free)
+    except (StorageError, OSError):
+        return error
+    return StorageError(f"{error}; what was found is in {without_secrets(free)!r}")
 
 
 @contextlib.contextmanager

@@ -103,8 +103,11 @@ def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
     """Names with a number behind those that stand before already, for whoever asks by name: R leaves ``fb`` of f and a column fb alike."""
     given, distinct = set(names), dict[str, None]()
     for name in names:
-        numbered = (f"{name}.{number}" for number in itertools.count(1))
-        distinct[name if name not in distinct else next(other for other in numbered if other not in given and other not in distinct)] = None
+        free, number = name, 0
+        while free in distinct or (number and free in given):
+            number += 1
+            free = f"{name}.{number}"
+        distinct[free] = None
     return tuple(distinct)
 
 

@@ -214,12 +214,12 @@ def _conditioned(formula: Formula, re_form: Any) -> tuple[RandomEffectsTerm, ...
     if re_form is None:
         return formula.random
     text = re_form.strip() if isinstance(re_form, str) else re_form
-    if (text in ("NA", "~0", "~ 0")) if isinstance(text, str) else (pd.api.types.is_scalar(text) and pd.isna(text)):
+    if (text.replace(" ", "") in ("NA", "~0", "0")) if isinstance(text, str) else (pd.api.types.is_scalar(text) and pd.isna(text)):
         return ()
     if not isinstance(text, str):
         raise FormulaError(f"re_form={re_form!r}: expected None, NA, or a formula such as '~ (1 | g)'")
     if "|" not in text:
-        raise FormulaError(f"re_form={re_form!r}: expected random-effects terms such as '~ (1 | g)', or 'NA' for none")
+        raise FormulaError(f"re_form={re_form!r}: expected random-effects terms such as '~ (1 | g)', or '~0' for none")
     wanted = parse_formula(f"y ~ {text.lstrip('~ ')}").random
     for term in wanted:
         if term not in formula.random:

@@ -30,7 +30,7 @@ LOCK = "lock"
 #: Directories of a checkpoint; and one that was being written.
 _SEGMENT = re.compile(r"[0-9]{6,}-[0-9]{6,}\.[0-9]+")
 _UNFINISHED = re.compile(rf"\.{_SEGMENT.pattern}-[^/]*")
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 
 from bigmm.crossproducts import CrossProducts
 from bigmm.errors import BigmmError, StorageError
 from bigmm.inference.fit import LinearMixedModelFit
 from bigmm.storage.digest import content_digest
-from bigmm.storage.directories import check_target, read_manifest, saved_kind, stored
+from bigmm.storage.directories import check_target, read_manifest, saved_inside, saved_kind, stored
 from bigmm.storage.fits import load_fit, save_fit
 from bigmm.storage.products import load_crossproducts, save_crossproducts
 from bigmm.storage.remote import downloaded
 from bigmm.urls import is_url, without_secrets
 
-__all__ = ["check_target", "content_digest", "load", "save_crossproducts", "save_fit", "saved_kind", "stored"]
+__all__ = ["check_target", "content_digest", "load", "save_crossproducts", "save_fit", "saved_inside", "saved_kind", "stored"]
 
-#: Directories of a directory that are looked at, and named, when it is none of bigmm's itself.
-_LOOKED_AT, _SHOWN = 1000, 4
+#: Directories that a message names.
+_SHOWN = 4
 
 
 def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:
@@ -48,7 +47,7 @@ def load(path: str | os.PathLike[str]) -> CrossProducts | LinearMixedModelFit:
 
 def _advice(path: str | os.PathLike[str]) -> str:
     """What to name instead: fits of several responses lie one level deeper."""
-    inside = [] if is_url(path) else sorted(str(each) for each in islice(Path(path).glob("*/"), _LOOKED_AT) if saved_kind(each))
+    inside = [str(Path(path, name)) for name in saved_inside(path)]
     if not inside:
         return "expected a directory that bigmm has saved"
     return f"name one of the directories in it that do, {', '.join(map(repr, inside[:_SHOWN]))}{', ...' if len(inside) > _SHOWN else ''}"

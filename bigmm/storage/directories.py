@@ -14,8 +14,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from glob import has_magic
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,18 @@ from bigmm.storage.remote import UNFINISHED, check_writable, remote, remote_fold
 from bigmm.urls import is_url, without_secrets
 
 #: Raised when what is written changes; a version reads and writes one format.
-FORMAT = 3
+FORMAT = 4
 #: Ends of names of data files.
 _DATA = (".parquet", ".parq", ".pq", ".csv", ".tsv", ".gz", ".bz2", ".xz", ".zst")
 _MANIFESTS = {"crossproducts": "crossproducts.json", "fit": "estimates.json"}
-#: Names of what bigmm writes there, and of what file systems and desktops do; names of files in a message.
-_OWN = re.compile(r"crossproducts\.json|estimates\.json|arrays\.npz|sources\.parquet|levels-[0-9]+\.parquet|ranef-[0-9]+-[^/]*\.parquet")
-_OF_SYSTEMS = re.compile(r"\.DS_Store|\.nfs[0-9a-f]+|\.snapshot/")
+#: Names of what bigmm writes there, and of what file systems and desktops do.
+_OWN = re.compile(
+    r"crossproducts\.json|estimates\.json|arrays\.npz|sources\.parquet|levels-[0-9]+\.parquet|ranef-[0-9]+-[^/]*\.parquet"
+    r"|\.bigmm-[0-9a-f]{32}|\.DS_Store|\._[^/]*|Thumbs\.db|\.nfs[0-9a-f]+|\.fuse_hidden[0-9a-f]+|\.snapshot/"
+)
+#: Directories in a directory that are looked at.
+_LOOKED_AT = 5000
+#: Names of files in a message.
 _SHOWN = 4
 #: Of Linux's renameat2(): two names change places.
 _EXCHANGE, _HERE = 2, -100
@@ -45,6 +51,15 @@ def saved_kind(path: str | os.PathLike[str]) -> str | None:
         if (Path(path) / name).is_file():
             return kind
     return None
+
+
+def saved_inside(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What lies one level deeper in a directory: names and kinds of what was saved there, a few thousand at most."""
+    found = {}
+    for entry in [] if is_url(path) else islice(Path(path).glob("[!.]*/"), _LOOKED_AT):
+        with contextlib.suppress(OSError):  # not ours to read
+            found[entry.name] = saved_kind(entry)
+    return {name: kind for name, kind in sorted(found.items()) if kind is not None}
 
 
 def _check_path(path: object) -> None:
@@ -114,22 +129,26 @@ def _check_replaceable(target: Path, path: str | os.PathLike[str], kind: str) ->
         raise StorageError(f"{str(path)!r} is a link that leads to itself: choose another name")
     if target.exists() and saved_kind(target) != kind and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{str(path)!r} exists and holds something else than saved {kind}: choose another place")
+    if os.path.ismount(target):
+        raise StorageError(f"{str(path)!r} is a mount point, which cannot be replaced: choose a directory inside it")
     if target.is_dir():
-        names = {entry.name + ("/" if entry.is_dir() else "") for entry in target.iterdir()}
-        _check_own(names, lambda: (target / _MANIFESTS[kind]).read_text(encoding="utf-8"), path, kind)
+        manifest = target / _MANIFESTS[kind]
+        theirs = set() if _is_ours(manifest) else {manifest.name}
+        _check_own({entry.name + ("/" if entry.is_dir() else "") for entry in target.iterdir()}, path, theirs)
 
 
-def _check_own(names: Set[str], manifest: Callable[[], str], path: str | os.PathLike[str], kind: str) -> None:
-    """See that nothing is in a directory beside what bigmm has written: it is removed when another takes its place."""
-    if not names:
-        return
+def _is_ours(manifest: Path) -> bool:
+    """Whether a manifest is bigmm's, damaged ones included, or there is none."""
     try:
-        own = {_MANIFESTS[kind], *json.loads(manifest())["files"]}
-    except (OSError, ValueError):  # damaged
-        own = {name for name in names if _OWN.fullmatch(name)}
-    except (LookupError, TypeError):  # another program's
-        own = set()
-    if foreign := sorted(name for name in names - own if not _OF_SYSTEMS.fullmatch(name)):
+        record = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return isinstance(record, dict) and "kind" in record
+
+
+def _check_own(names: Set[str], path: str | os.PathLike[str], theirs: Set[str] = frozenset()) -> None:
+    """See that nothing is in a directory beside what bigmm writes: it is removed when another takes its place."""
+    if foreign := sorted(name for name in names if name in theirs or not _OWN.fullmatch(name)):
         raise StorageError(
             f"{without_secrets(str(path))!r} holds {', '.join(map(repr, foreign[:_SHOWN]))}, which bigmm has not written and would "
             "remove: move it to another place, or choose another one"
@@ -140,10 +159,7 @@ def _check_replaceable_url(url: str, kind: str) -> None:
     names = _remote_names(url)
     if names and UNFINISHED not in names and _kind_among(names) != kind:
         raise StorageError(f"{without_secrets(url)!r} exists and holds something else than saved {kind}: choose another place")
-    if _kind_among(names) == kind:
-        place = remote_folder(url)
-        with remote(url, "read"):
-            _check_own(names - {UNFINISHED}, lambda: place.filesystem.cat_file(place.at(_MANIFESTS[kind])).decode("utf-8"), url, kind)
+    _check_own(names - {UNFINISHED}, url)
 
 
 @contextlib.contextmanager
@@ -151,7 +167,7 @@ def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write beside {str(path)!r} ({error.strerror}): choose another place") from None
+        raise StorageError(f"cannot write beside {str(path)!r} ({error.strerror or error}): choose another place") from None
 
 
 @contextlib.contextmanager
@@ -171,7 +187,8 @@ def new_directory(path: str | os.PathLike[str], kind: str) -> Iterator[Path]:
     try:
         yield folder
         _sync(folder)
-        _move(folder, target)
+        with _writing(path):
+            _move(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -453,5 +453,6 @@ def test_moments_with_and_without_a_time_zone() -> None:
 
 
 def test_re_form_without_a_bar(fit: bigmm.LinearMixedModelFit, sleepstudy: pd.DataFrame) -> None:
-    with pytest.raises(bigmm.FormulaError, match=r"re_form='~1': expected random-effects terms such as '~ \(1 \| g\)', or 'NA'"):
+    pd.testing.assert_series_equal(fit.predict(sleepstudy, re_form="~  0"), fit.predict(sleepstudy, re_form="NA"))
+    with pytest.raises(bigmm.FormulaError, match=r"re_form='~1': expected random-effects terms such as '~ \(1 \| g\)', or '~0'"):
         fit.predict(sleepstudy, re_form="~1")

@@ -334,7 +334,12 @@ class TestConnections:
             with pytest.raises(ClusterError, match=r"is no scheduler file \(.*\): expected JSON with an address$"):
                 bigmm.reduce(FORMULA, FRAME, client=str(where))
 
-    @pytest.mark.parametrize("wrong", ["foo", "", "zork://x:1"])
+    @pytest.mark.parametrize("wrong", ["foo", ""])
+    def test_no_such_file(self, wrong: str) -> None:
+        with pytest.raises(ClusterError, match=rf"^'{wrong}' does not exist: expected the file that a scheduler writes, or its address"):
+            bigmm.reduce(FORMULA, FRAME, client=wrong)
+
+    @pytest.mark.parametrize("wrong", ["foo:x", "zork://x:1"])
     def test_no_address(self, wrong: str) -> None:
         with pytest.raises(ClusterError, match=rf"^no Dask scheduler answers at '{wrong}' \(.*\): check the address and .*$"):
             bigmm.reduce(FORMULA, FRAME, client=wrong)

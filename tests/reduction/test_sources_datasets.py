@@ -137,3 +137,18 @@ def test_a_file_that_changes_after_the_plan(name: str, tmp_path: Path) -> None:
 def test_files_are_read_by_threads_whatever_their_format(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,g\n1,a\n2,b\n")
     assert plan_data(ds.dataset(tmp_path, format="csv"), ["x"]).readable_here
+
+
+def test_row_groups_of_a_collected_footer(tmp_path: Path) -> None:
+    """A `_metadata` file has footers that are not those of the files to the letter."""
+    found: list[Any] = []
+    for name in ("a.parquet", "b.parquet"):
+        pq.write_table(TABLE, tmp_path / name, row_group_size=4, metadata_collector=found)
+        found[-1].set_file_path(name)
+    found[0].append_row_groups(found[1])
+    found[0].write_metadata_file(str(tmp_path / "_metadata"))
+    whole = ds.parquet_dataset(tmp_path / "_metadata")
+    assert len(rows(plan_data(whole, ["n"]), "n")) == 20
+    parts = [fragment.subset(row_group_ids=[0, 2]) for fragment in whole.get_fragments()]
+    part: Any = ds.FileSystemDataset(parts, whole.schema, whole.format, whole.filesystem)  # type: ignore[attr-defined]
+    assert rows(plan_data(part, ["n"]), "n") == [(number,) for number in (0, 1, 2, 3, 8, 9)] * 2

@@ -106,7 +106,7 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
     files = [fragment for fragment in found if isinstance(fragment, ds.FileFragment)]
     if len(files) < len(found):
         return plan_table(dataset.to_table(columns={name: ds.field(name) for name in columns}), columns)
-    fragments = in_threads(_anew, files)
+    fragments = _anew(files)
     check_distinct(piece for part in in_threads(_pieces, fragments) for piece in part)
     cut = partial(_cut, needed=needed, schema=schema, chunk_bytes=chunk_bytes)
     chunks = [chunk for part in in_threads(cut, fragments) for chunk in part]
@@ -118,24 +118,40 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
     return Plan(tuple(chunks), schema, categories, digest=digest_of([*identity, *names]), in_memory=False)
 
 
-def _anew(fragment: ds.FileFragment) -> ds.FileFragment:
-    """The same file, whose schema and footer are read now: a fragment keeps those of when it was first used."""
-    held: Any = fragment
-    if held.buffer is not None:
-        return fragment
-    fresh = held.format.make_fragment(held.path, held.filesystem, held.partition_expression)
-    if isinstance(fragment, ds.ParquetFileFragment):
-        with reading(repr(fragment.path)):
-            if fragment.num_row_groups < fragment.metadata.num_row_groups:
-                return _unchanged(fragment, fresh)
-    return cast("ds.FileFragment", fresh)
+def _anew(fragments: Sequence[ds.FileFragment]) -> list[ds.FileFragment]:
+    """The same files, whose schemas and footers are read now, once each: fragments keep those of when they were first used."""
+    known: dict[str, list[Any]] = {}
+    files = [_file_of(fragment, known.setdefault(fragment.path, [])) for fragment in fragments]
+    return in_threads(lambda pair: _of_file(*pair), zip(fragments, files, strict=True))
 
 
-def _unchanged(fragment: ds.ParquetFileFragment, fresh: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
-    """Some row groups of a file that has the same ones still."""
-    if not fragment.metadata.equals(fresh.metadata):
-        raise DataError(f"{fragment.path!r} has changed after its row groups were chosen: make the dataset again")
-    return fragment
+def _file_of(fragment: Any, known: list[Any]) -> Any:
+    """The whole file, which fragments of it share."""
+    for file in known:
+        if file.filesystem.equals(fragment.filesystem) and file.partition_expression.equals(fragment.partition_expression):
+            return file
+    with reading(repr(fragment.path)):
+        known.append(fragment.format.make_fragment(fragment.path, fragment.filesystem, fragment.partition_expression))
+    return known[-1]
+
+
+def _of_file(fragment: Any, file: Any) -> ds.FileFragment:
+    """A fragment as the file has it now: all of it, or row groups that are still the same ones."""
+    if not isinstance(fragment, ds.ParquetFileFragment):
+        return cast("ds.FileFragment", file)
+    with reading(repr(fragment.path)):
+        held = _groups(fragment)
+        if len(held) == fragment.metadata.num_row_groups:
+            return cast("ds.FileFragment", file)
+        now = _groups(file)
+        if all(now.get(number) == group for number, group in held.items()) and fragment.physical_schema.equals(file.physical_schema):
+            return cast("ds.FileFragment", file.subset(row_group_ids=list(held)))
+    raise DataError(f"{fragment.path!r} has changed after its row groups were chosen: make the dataset again")
+
+
+def _groups(fragment: ds.ParquetFileFragment) -> dict[int, tuple[int, int, str]]:
+    """Rows, bytes and ranges of row groups."""
+    return {group.id: (group.num_rows, group.total_byte_size, str(group.statistics)) for group in fragment.row_groups}
 
 
 def _pieces(fragment: ds.FileFragment) -> list[tuple[str, tuple[str, int | None]]]:
@@ -207,7 +223,7 @@ def _check_complete(fragment: ds.FileFragment, needed: pa.Schema) -> None:
 
 def _origin(fragment: ds.FileFragment) -> Origin:
     """The file; its name and time are written as for a path, so that the two are known to be the same."""
-    info = fragment.filesystem.get_file_info(fragment.path)
+    info: Any = fragment.filesystem.get_file_info(fragment.path)
     version = str(info.mtime_ns // 10**9 + 1e-9 * (info.mtime_ns % 10**9)) if info.mtime_ns else ""
     local, path = _place(fragment.filesystem, fragment.path)
-    return Origin(plain(os.path.abspath(path)) if local else path, info.size, version)
+    return Origin(plain(os.path.abspath(path)) if local else path, -1 if info.size is None else info.size, version)

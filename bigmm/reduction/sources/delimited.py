@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 from pyarrow import csv
 
-from bigmm.errors import DataError, UnreadableError
+from bigmm.errors import DataError, NoRowsError, UnreadableError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import first_rows, fit_table
 from bigmm.reduction.sources.dialects import READ_OPTIONS, Dialect, convert_options, dialect_of
@@ -124,7 +124,7 @@ def plan_delimited(files: Sequence[DataFile], columns: Sequence[str]) -> Plan:
     schema = unify_schemas(columns, [(repr(it.file.url), with_keys(it.schema, it.file, types)) for it in samples])
     filled = [sample for sample in samples if sample.rows]
     if not filled:
-        raise DataError(f"no rows in {len(files)} CSV file(s), the first {files[0].url!r}: expected at least one")
+        raise NoRowsError(f"no rows in {len(files)} CSV file(s), the first {files[0].url!r}: expected at least one")
     chunks = (DelimitedChunk(it.file, _held(columns, it.schema), schema) for it in filled)
     identity = [part for file in files for part in (file.url, file.size, file.version)]
     empty = tuple(sample.file.origin(0) for sample in samples if not sample.rows)
