@@ -198,9 +198,11 @@ def test_what_is_replaced_is_whole_or_gone(bucket: str, files: Path, monkeypatch
 
 
 def test_mistakes_are_found_before_the_pass(rows: str, bucket: str) -> None:
-    assert "holds something else than saved crossproducts" in run("reduce", FORMULA, rows, "--out", rows, code=2)
+    assert "is one of the data, or among them" in run("reduce", FORMULA, rows, "--out", rows, code=2)
+    s3fs.S3FileSystem(skip_instance_cache=True).pipe_file(f"{bucket}/theirs/notes.txt", b"mine")
+    assert "holds something else than saved crossproducts" in run("reduce", FORMULA, rows, "--out", f"{bucket}/theirs", code=2)
     with pytest.raises(StorageError, match="exists and is no checkpoint"):
-        bigmm.reduce(FORMULA, rows, checkpoint=rows)
+        bigmm.reduce(FORMULA, rows, checkpoint=f"{bucket}/theirs")
     said = run("reduce", FORMULA, rows, "--out", "s3://bigmm-there-is-no-such-bucket/cp", code=2)
     assert "cannot write 's3://bigmm-there-is-no-such-bucket/cp'" in said
     assert not s3fs.S3FileSystem(skip_instance_cache=True).exists("bigmm-there-is-no-such-bucket")
