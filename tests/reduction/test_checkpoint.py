@@ -340,7 +340,7 @@ class TestRefusals:
         index = json.loads((folder / "checkpoint.json").read_text())
         older = [{name: part for name, part in record.items() if name != "same_levels"} for record in index["segments"]]
         (folder / "checkpoint.json").write_text(json.dumps({**index, "format": 1, "segments": older}))
-        with pytest.raises(StorageError, match="has format 1: expected 2; choose another place"):
+        with pytest.raises(StorageError, match="has format 1: expected 3; choose another place"):
             bigmm.reduce(FORMULA, files, checkpoint=folder)
 
     def test_damaged_index(self, files: Path, folder: Path) -> None:
