@@ -508,7 +508,7 @@ def test_a_place_that_is_taken_during_a_job(command: str, tmp_path: Path, monkey
         (tmp_path / "out" / "notes.txt").write_text("mine")
         saving(*arguments)
 
-    monkeypatch.setattr(bigmm.cli.commands, "save", late)
+    monkeypatch.setattr(bigmm.cli.responses if command == "fit" else bigmm.cli.commands, "save", late)
     (tmp_path / "out.rescued").mkdir()
     result = run(command, ONE, SLEEP, "--out", tmp_path / "out")
     assert result.exit_code == 2

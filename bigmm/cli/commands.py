@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import bigmm
 from bigmm.cli.application import EXIT_CODES, EXIT_NOT_CONVERGED, Application, Failure, hush_cluster, is_verbose, verbose_option
-from bigmm.cli.files import check_places, rescued, save
-from bigmm.cli.journal import journal_of
+from bigmm.cli.files import rescued, save
 from bigmm.cli.leaves import reduced_for_fit
 from bigmm.cli.options import SAME_FORMULA, asked_formula, data_options, examples, out_option, quiet_option, read_contrast, read_theta
-from bigmm.cli.progress import stage
+from bigmm.cli.responses import fit_each, fit_places, models_of
 from bigmm.cli.rows import (
     PassOptions,
     append_to,
@@ -24,21 +21,10 @@ from bigmm.cli.rows import (
     load_crossproducts,
     search_log,
 )
-from bigmm.errors import BigmmError, DataError, ModelError, StorageError
-from bigmm.reduction.progress import Progress
+from bigmm.errors import DataError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from bigmm.columns import Array
-    from bigmm.formula import Formula
-    from bigmm.inference.fit import LinearMixedModelFit
-    from bigmm.leaves import Reduced
-    from bigmm.solver.model import LinearMixedModel
     from bigmm.solver.optimize import Optimizer
-
-
-logger = logging.getLogger(__name__)
 
 
 @click.group(
@@ -125,125 +111,22 @@ def fit(
     if formula != SAME_FORMULA:
         parsed = parse_formula(formula)
         check_contrasts(dict(contrasts), parsed.fixed)
-        check_places(out, parsed)
+        fit_places(out, parsed)
     pass_options = PassOptions(**options)
     with reduced_for_fit(formula, data, pass_options, quiet) as found:
         parsed = found.cp.design.formula if formula == SAME_FORMULA else parsed
-        places = check_places(out, parsed)
+        places = fit_places(out, parsed)
         logs = [search_log(pass_options, number) for number in range(len(places))]
-        models = _models(found, asked_formula(formula), parsed, not ml, dict(contrasts))
-        converged = _fit_each(models, places, logs, start, settings, quiet)
+        models = models_of(found, asked_formula(formula), parsed, not ml, dict(contrasts))
+        converged = fit_each(models, places, logs, start, settings, quiet)
     if not converged:
         raise click.exceptions.Exit(EXIT_NOT_CONVERGED)
-
-
-def _fit_each(
-    models: Iterable[LinearMixedModel | ModelError],
-    places: Sequence[str | None],
-    logs: Sequence[str | None],
-    start: tuple[float, ...] | None,
-    settings: Optimizer,
-    quiet: bool,
-) -> bool:
-    """Fit all responses, each whatever becomes of the others and of whoever reads what is printed; whether all searches converged."""
-    converged: list[bool] = []
-    failed: list[BigmmError | OSError] = []
-    for model, place, log in zip(models, places, logs, strict=True):
-        try:
-            converged.append(_fit(model, place, start, settings, log, quiet, first=not converged))
-        except (ModelError, StorageError, OSError) as error:
-            if len(places) == 1 or (place is None and isinstance(error, OSError)):
-                raise
-            _note_older(place, error)
-            failed.append(error)
-    _raise_together(failed)
-    return all(converged)
-
-
-def _note_older(place: str | None, error: BigmmError | OSError) -> None:
-    """Say that what lies where a response's fit would be is of an earlier job."""
-    from bigmm.storage import saved_kind
-
-    if place is not None and isinstance(error, ModelError) and saved_kind(place):
-        logger.warning("%s holds the fit of an earlier job", place)
-
-
-def _raise_together(errors: Sequence[BigmmError | OSError]) -> None:
-    """One error, or one that has the messages of all; that nobody reads what is printed is the least of them."""
-    told = [error for error in errors if not isinstance(error, BrokenPipeError)]
-    if len(told) > 1:
-        raise ModelError("; ".join(map(str, told)))
-    for error in [*told, *errors]:
-        raise error
-
-
-def _models(
-    found: Reduced, asked: str | None, formula: Formula, reml: bool, contrasts: dict[str, str]
-) -> Iterable[LinearMixedModel | ModelError]:
-    """One model, or one for each response, or what stands in its way."""
-    from bigmm.crossproducts import CrossProducts
-    from bigmm.solver.model import build_models
-
-    if len(formula.responses) == 1:
-        model = found.cp.model(asked, reml=reml, contrasts=contrasts)
-        model.residence = found.residence
-        return [model]
-    if isinstance(found.cp, CrossProducts):
-        return build_models(found.cp, asked, reml=reml, contrasts=contrasts)
-    return found.cp.models(asked, reml=reml, contrasts=contrasts)
-
-
-def _fit(
-    model: LinearMixedModel | ModelError,
-    place: str | None,
-    start: tuple[float, ...] | None,
-    settings: Optimizer,
-    log: str | None,
-    quiet: bool,
-    *,
-    first: bool,
-) -> bool:
-    """Fit, save and print one model; whether the search converged."""
-    from bigmm.solver.model import found_model
-
-    found = _search(found_model(model), start, settings, log, quiet)
-    try:
-        if place is not None:
-            save(found, place)
-    finally:
-        click.echo(("" if first else "\n") + found.summary())
-    return found.converged
 
 
 def _settings(method: str, maxeval: int | None) -> Optimizer:
     from bigmm.solver.optimize import Optimizer
 
     return Optimizer(method) if maxeval is None else Optimizer(method, maxeval=maxeval)
-
-
-def _search(
-    model: LinearMixedModel, start: tuple[float, ...] | None, settings: Optimizer, log: str | None, quiet: bool
-) -> LinearMixedModelFit:
-    started = time.monotonic()
-    with stage("search for theta", quiet) as current:
-
-        def show(number: int, theta: Array, value: float) -> None:
-            current.update(Progress("optimize", number, None, value, theta=tuple(theta)))
-
-        found = model.fit(start, settings, show, log)
-        current.finish(f"objective {found.objective:.6f} after {found.nevals} evaluations")
-    _note_fitted(found, time.monotonic() - started)
-    return found
-
-
-def _note_fitted(found: LinearMixedModelFit, seconds: float) -> None:
-    from bigmm.cli.contents import fit_record
-
-    journal = journal_of(click.get_current_context())
-    if journal.listens:
-        record = fit_record(found)
-        journal.outcome.update(rows=record["rows"])
-        journal.note("fitted", **record, reason=found.optimization.reason, summary=found.summary(), seconds=round(seconds, 3))
 
 
 @main.command(

@@ -1,14 +1,13 @@
-"""What a command writes: single files that are complete or not there, and where the fits of several responses go."""
+"""What a command writes: results, beside their place when that is lost, and single files that are complete or not there."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,55 +20,11 @@ from bigmm.urls import is_url, without_secrets
 
 if TYPE_CHECKING:
     from bigmm.crossproducts import CrossProducts
-    from bigmm.formula import Formula
     from bigmm.inference.fit import LinearMixedModelFit
     from bigmm.inference.predict import Predictor
     from bigmm.reduction.sources import Plan
 
 _SCHEMA = pa.schema([("prediction", pa.float64())])
-_RESCUED = re.compile(r"\.rescued[0-9]*$")
-
-
-def check_places(out: str | None, formula: Formula) -> list[str | None]:
-    """Where the fit of each response is saved: in `out` itself when there is one, else in directories inside it.
-
-    Raises
-    ------
-    StorageError
-        When nothing can be saved there.
-    """
-    from bigmm.storage import check_target, saved_kind
-
-    if out is None:
-        return [None] * len(formula.responses)
-    places = [out]
-    if len(formula.responses) > 1:
-        if kind := saved_kind(out):
-            raise StorageError(f"{out!r} holds a saved {kind}, and there are several fits to save: choose another place")
-        names = _folder_names([response.text for response in formula.responses])
-        if others := _other_fits(out, names):
-            raise StorageError(f"{out!r} holds the fits of other responses, {', '.join(others[:4])}: remove them or choose another place")
-        places = [os.path.join(out, name) for name in names]
-    for place in places:
-        check_target(place, "fit")
-    return list(places)
-
-
-def _other_fits(out: str, names: Sequence[str]) -> list[str]:
-    """Saved fits in a directory that none of these names would replace: results of two jobs would pass for those of one."""
-    from bigmm.storage import saved_inside
-
-    return [name for name, kind in saved_inside(out).items() if kind == "fit" and name not in names and not _RESCUED.search(name)]
-
-
-def _folder_names(responses: Sequence[str]) -> list[str]:
-    """A plain name for each response, no two the same."""
-    names: list[str] = []
-    for text in responses:
-        plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text).strip("_.") or "response"
-        numbered = itertools.chain([plain], (f"{plain}-{number}" for number in itertools.count(2)))
-        names.append(next(name for name in numbered if name not in names))
-    return names
 
 
 def save(found: CrossProducts | LinearMixedModelFit, place: str) -> None:
@@ -78,7 +33,7 @@ def save(found: CrossProducts | LinearMixedModelFit, place: str) -> None:
     Raises
     ------
     StorageError
-        It says where it is then.
+        For a place that cannot be written or holds files that bigmm has not written; it says where it is then.
     """
     try:
         found.save(place)

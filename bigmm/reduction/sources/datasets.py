@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +17,7 @@ from bigmm.errors import DataError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import fit_table
 from bigmm.reduction.sources.cuts import balanced_runs
-from bigmm.reduction.sources.files import in_threads, reading
+from bigmm.reduction.sources.files import as_planned, in_threads, reading
 from bigmm.reduction.sources.footers import as_written, group_sizes, groups_name
 from bigmm.reduction.sources.frames import plan_table
 from bigmm.reduction.sources.paths import check_distinct
@@ -66,31 +65,19 @@ class FragmentChunk:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded where the dataset's is."""
-        with self._as_planned(), reading(self.name):
+        with as_planned(self.fragment.path, self._has_changed), reading(self.name):
             table = self._scanner(columns).to_table()
         return fit_table(table, columns, self.schema, self.name)
 
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
         """First rows; text is dictionary-encoded where the dataset's is."""
-        with self._as_planned(), reading(self.name):
+        with as_planned(self.fragment.path, self._has_changed), reading(self.name):
             table = self._scanner(columns).head(rows)
         return fit_table(table, columns, self.schema, self.name)
 
-    @contextmanager
-    def _as_planned(self) -> Iterator[None]:
-        """See, after a block that reads it, that its file was still the one that was planned, whatever the block made of it."""
-        try:
-            yield
-        except Exception:
-            self._check_unchanged()
-            raise
-        self._check_unchanged()
-
-    def _check_unchanged(self) -> None:
-        with reading(repr(self.fragment.path), "the file may be out of reach"):
-            found = _origin(self.fragment)
-        if (found.size, found.version) != (self.origin.size, self.origin.version):
-            raise DataError(f"{self.fragment.path!r} has changed after it was planned: start again, when nothing writes to it")
+    def _has_changed(self) -> bool:
+        found = _origin(self.fragment)
+        return (found.size, found.version) != (self.origin.size, self.origin.version)
 
     def _scanner(self, columns: Sequence[str]) -> ds.Scanner:
         # An expression means the column of that name even if the name has a dot.

@@ -69,7 +69,7 @@ class DelimitedChunk:
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded."""
         dialect = _dialect(self.file)
-        with as_planned(self.file), reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
+        with as_planned(self.file.url, self.file.has_changed), reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
             counted: Any = CountedLines(source)
             table = csv.read_csv(counted, READ_OPTIONS, dialect.parse_options, self._conversion(columns))
             if table.num_rows + 1 != counted.lines:
@@ -81,7 +81,7 @@ class DelimitedChunk:
     def head(self, columns: Sequence[str], rows: int) -> pa.Table:
         """First rows; text is dictionary-encoded."""
         dialect = _dialect(self.file)
-        with as_planned(self.file), reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
+        with as_planned(self.file.url, self.file.has_changed), reading(repr(self.file.url), _REMEDY), dialect.opened(self.file) as source:
             batches = csv.open_csv(source, READ_OPTIONS, dialect.parse_options, self._conversion(columns))
             table = first_rows(batches, rows, batches.schema)
         return self._completed(table, columns)

@@ -101,7 +101,7 @@ def version_of(info: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def as_planned(file: DataFile) -> Iterator[None]:
+def as_planned(name: str, has_changed: Callable[[], bool]) -> Iterator[None]:
     """See, after a block that reads a file, that it was still the file that was planned.
 
     Raises
@@ -112,16 +112,16 @@ def as_planned(file: DataFile) -> Iterator[None]:
     try:
         yield
     except Exception:
-        _check_unchanged(file)
+        _check_unchanged(name, has_changed)
         raise
-    _check_unchanged(file)
+    _check_unchanged(name, has_changed)
 
 
-def _check_unchanged(file: DataFile) -> None:
-    with reading(repr(file.url), "the file may be out of reach"):
-        changed = file.has_changed()
+def _check_unchanged(name: str, has_changed: Callable[[], bool]) -> None:
+    with reading(repr(name), "the file may be out of reach"):
+        changed = has_changed()
     if changed:
-        raise DataError(f"{file.url!r} has changed after it was planned: start again, when nothing writes to it")
+        raise DataError(f"{name!r} has changed after it was planned: start again, when nothing writes to it")
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def _identity(files: Sequence[DataFile], pieces: Sequence[RowGroups]) -> Iterato
 
 def _read(piece: RowGroups, columns: Sequence[str], schema: pa.Schema) -> pa.Table:
     groups = list(range(piece.start, piece.stop))
-    with as_planned(piece.file), opened(piece.file, _text(columns, schema), groups) as parquet:
+    with as_planned(piece.file.url, piece.file.has_changed), opened(piece.file, _text(columns, schema), groups) as parquet:
         leaves = _checked_leaves(piece, parquet, columns)
         table = parquet.reader.read_row_groups(groups, column_indices=list(leaves.values()), use_threads=False)
     return _completed(table, piece, columns, schema, piece.rows)
@@ -132,7 +132,7 @@ def _read(piece: RowGroups, columns: Sequence[str], schema: pa.Schema) -> pa.Tab
 def _head(piece: RowGroups, columns: Sequence[str], schema: pa.Schema, rows: int) -> pa.Table:
     wanted = min(rows, piece.rows)
     groups = list(range(piece.start, piece.stop))
-    with as_planned(piece.file), opened(piece.file, _text(columns, schema), groups, _HEAD_BUFFER) as parquet:
+    with as_planned(piece.file.url, piece.file.has_changed), opened(piece.file, _text(columns, schema), groups, _HEAD_BUFFER) as parquet:
         leaves = _checked_leaves(piece, parquet, columns)
         batches = parquet.reader.iter_batches(wanted, groups, column_indices=list(leaves.values()), use_threads=False)
         table = first_rows(batches, wanted) if leaves else pa.table({})
