@@ -15,8 +15,10 @@ from bigmm.formula.terms import Formula
 from bigmm.solver.identification import check_columns
 from bigmm.solver.rank import independent_columns
 
-#: A shift is in the column space when what is left of it is this small.
-_IN_SPAN = 1e-7
+#: A shift is in the column space when this part of it is left at most.
+_IN_SPAN = 1e-9
+#: Rounding of means over cells.
+_NOISE = 1e-14
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,18 +103,23 @@ def _in_span(basis: Array, vector: Array, counts: Array) -> Array | None:
     """Coefficients of the function `vector` in the functions `basis`; None when it is not in their span.
 
     Both are coefficients of raw columns, which depend on one another (the indicators of every category add up to one):
-    what counts is their values on the rows, so lengths are taken with `counts`, the crossproducts of the indicators.
+    what counts is their values on the rows. A function is zero on all rows when its mean is zero in the cell of each
+    indicator. These means know nothing of how many rows a cell has, so that a level of ten rows among 1e9 counts as any.
     """
-    size = float(vector @ counts @ vector)
-    if size == 0.0:
+    rows = np.diag(counts)
+    means = counts[rows > 0.0] / rows[rows > 0.0, None]
+    values, target = means @ basis, means @ vector
+    size = np.abs(target).max(initial=0.0)
+    if size <= _NOISE * np.abs(vector).max(initial=0.0):
         return np.zeros(basis.shape[1])
     if basis.shape[1] == 0:
         return None
-    largest = np.abs(vector).max()
-    coefficients = np.linalg.lstsq(basis.T @ counts @ basis, basis.T @ counts @ vector / largest, rcond=None)[0]
-    # Contrasts of 0, 1 and -1 have coefficients that are whole numbers: rounding restores them.
-    for candidate in (np.round(coefficients), coefficients):
-        rest = basis @ candidate - vector / largest
-        if np.sqrt(max(float(rest @ counts @ rest), 0.0) / size) * largest < _IN_SPAN:
-            return np.asarray(candidate * largest, dtype=np.float64)
-    return None
+    solved: Array = np.linalg.lstsq(values, target / size, rcond=None)[0]
+    rounded: Array = np.round(solved)
+
+    def error(coefficients: Array) -> float:
+        return float(np.abs(values @ coefficients - target / size).max())
+
+    # Contrasts of 0, 1 and -1 have coefficients that are whole numbers, which a large shift wants to the last digit.
+    best = rounded if error(rounded) <= max(_NOISE, 10.0 * error(solved)) else solved
+    return np.asarray(best * size, dtype=np.float64) if error(best) < _IN_SPAN else None

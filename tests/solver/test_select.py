@@ -221,6 +221,33 @@ class TestShiftInTheColumnSpace:
         assert found.objective([1.0]) == pytest.approx(expected.objective([1.0]), rel=1e-10)
 
 
+class TestContrastsFarFromZero:
+    """The coefficients that undo a shift are right to the last digits, for it multiplies them."""
+
+    @staticmethod
+    def error(weight: float, contrasts: Any, mean: float) -> float:
+        """Largest difference of predictions from those of the same columns near zero; one level in four has small weights."""
+        rng = np.random.default_rng(8)
+        frame = pd.DataFrame({"f": rng.choice(list("abcd"), 400), "x": rng.normal(size=400), "g": rng.integers(0, 7, 400)})
+        slope = frame["f"].map({"a": 2.0, "b": -2.0, "c": 1.0, "d": 0.5})
+        frame["y"] = rng.normal(size=400) + rng.normal(size=7)[frame["g"]] + slope * frame["x"]
+        frame["w"] = np.where(frame["f"] == "d", weight, 1.0)
+        far = frame.assign(x=frame["x"] + mean)
+        near_fit = bigmm.reduce("y ~ f * x + (1 | g)", frame, weights="w", client=0).fit()
+        far_fit = bigmm.reduce("y ~ f * x + (1 | g)", far, weights="w", client=0).fit(contrasts={"f": contrasts})
+        return float(np.abs(near_fit.predict(frame) - far_fit.predict(far)).max())
+
+    @pytest.mark.parametrize("contrasts", ["treatment", "sum", "helmert", "poly"])
+    @pytest.mark.parametrize("weight", [1.0, 1e-6, 1e-8])
+    def test_rare_levels(self, contrasts: str, weight: float) -> None:
+        assert self.error(weight, contrasts, 1e9) < 1e-5
+
+    def test_a_matrix_of_few_digits(self) -> None:
+        third = 0.33333333 * np.vstack([np.eye(3), -np.ones(3)])
+        assert self.error(1.0, third, 1e9) < 1e-5
+        assert self.error(1.0, third.astype(np.float32), 1e9) < 1e-5
+
+
 def test_groups_that_are_the_same_in_another_order() -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"y": rng.normal(size=400), "x": rng.normal(size=400), "a": rng.integers(0, 8, 400), "b": rng.integers(0, 6, 400)})
