@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -164,14 +164,13 @@ def _squares_about_means(cp: CrossProducts) -> Array:
 
 def _drop_cells(whole: CrossProducts, difference: CrossProducts) -> CrossProducts:
     """Without the raw columns of cells that no row is left in."""
-    before = dict(zip(whole.columns, _cell_weights(whole.columns, np.diag(whole.XytXy)), strict=True))
-    after = _cell_weights(difference.columns, np.diag(difference.XytXy))
-    kept = _has_rows(difference.columns, before, after)
+    of_x = [(cp.columns, np.diag(cp.XytXy)) for cp in (whole, difference)]
+    kept = _has_rows(_cells(of_x[0]), _cells(of_x[1]))
     places = np.append(np.flatnonzero(kept), np.arange(len(kept), len(difference.XytXy)))
     groups, z_kept = [], []
     for old, new in zip(whole.groups, difference.groups, strict=True):
-        before = dict(zip(old.columns, _cell_weights(old.columns, np.einsum("jaa->a", old.ZtZ)), strict=True))
-        keep = np.flatnonzero(_has_rows(new.columns, before, _cell_weights(new.columns, np.einsum("jaa->a", new.ZtZ))))
+        of_z = [(group.columns, np.einsum("jaa->a", group.ZtZ)) for group in (old, new)]
+        keep = np.flatnonzero(_has_rows(_cells(of_z[0], of_x[0]), _cells(of_z[1], of_x[1])))
         z_kept.append(keep)
         ZtZ, ZtXy = new.ZtZ[:, keep[:, None], keep], new.ZtXy[:, keep[:, None], places]
         groups.append(replace(new, columns=tuple(new.columns[place] for place in keep), ZtZ=ZtZ, ZtXy=ZtXy))
@@ -180,27 +179,46 @@ def _drop_cells(whole: CrossProducts, difference: CrossProducts) -> CrossProduct
     return replace(difference, columns=columns, XytXy=difference.XytXy[np.ix_(places, places)], groups=tuple(groups), pairs=pairs)
 
 
-def _cell_weights(columns: tuple[Column, ...], squares: Array) -> Array:
-    """Weight of the rows in each column's cell, from the squared lengths of the indicators (of the column where there are none)."""
-    weights = squares[: len(columns)].copy()
-    for place, column in enumerate(columns):
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """What tells whether a raw column's cell has rows: their weight, or where no indicator tells it the column's own squares."""
+
+    weight: float
+    told: bool
+
+
+def _cells(*sides: tuple[tuple[Column, ...], Array]) -> dict[Column, _Cell]:
+    """Cells of the columns of the first of some sets of columns with their squared lengths; indicators may be in any of them."""
+    columns, squares = sides[0]
+    return {column: _cell(column, float(square), sides) for column, square in zip(columns, squares, strict=False)}
+
+
+def _cell(column: Column, square: float, sides: Sequence[tuple[tuple[Column, ...], Array]]) -> _Cell:
+    if not column.numeric:
+        return _Cell(square, told=True)
+    for columns, squares in sides:
         indicators = expansion(columns, Column((), column.cell))
-        if column.numeric and indicators.any():
-            weights[place] = indicators @ squares[: len(columns)]
-    return weights
+        if indicators.any():
+            return _Cell(float(indicators @ squares[: len(columns)]), told=True)
+    return _Cell(square, told=False)
 
 
-def _has_rows(columns: tuple[Column, ...], before: Mapping[Column, float], after: Array) -> npt.NDArray[np.bool_]:
-    """Which columns have rows left: those whose weight is more than rounding of the weight before."""
-    left = np.array([1.0 if not column.cell else weight / before[column] for column, weight in zip(columns, after, strict=True)])
-    unclear = (left > _VANISHED) & (left < _UNCLEAR)
-    if unclear.any():
-        name = columns[int(np.argmax(unclear))].name
-        raise LabelError(
-            f"cannot subtract: {left[unclear].max():.0e} of the weight of {name!r} would be left, too little to tell from rounding; "
-            "reduce the remaining rows instead"
-        )
-    return left > _VANISHED
+def _has_rows(before: Mapping[Column, _Cell], after: Mapping[Column, _Cell]) -> npt.NDArray[np.bool_]:
+    """Which columns have rows left: those whose cell has more than the rounding of the weight before.
+
+    Squares alone do not tell whether all is gone or a thousandth of the unit is left. A column of zeros says nothing and stays.
+    """
+    kept = []
+    for column, cell in after.items():
+        left = cell.weight / before[column].weight if column.cell and before[column].weight else 1.0
+        if left < _UNCLEAR and (left > _VANISHED or not cell.told):
+            what = "weight" if cell.told else "squares"
+            raise LabelError(
+                f"cannot subtract: {max(left, 0.0):.0e} of the {what} of {column.name!r} would be left, too little to tell from rounding; "
+                "reduce the remaining rows instead"
+            )
+        kept.append(left > _VANISHED)
+    return np.array(kept, dtype=bool)
 
 
 def _drop_empty(cp: CrossProducts) -> CrossProducts:

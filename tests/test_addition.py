@@ -504,3 +504,30 @@ def test_a_column_is_not_shifted_like_a_product_of_its_name() -> None:
     assert named.coef_names == ("(Intercept)", "p", "q", "p:q", "p:q.1")
     np.testing.assert_allclose(named.beta, plain.beta, rtol=1e-9)
     assert named.sigma == pytest.approx(plain.sigma, rel=1e-9)
+
+
+@pytest.mark.parametrize("fixed", ["1", "f"])
+def test_a_slope_in_other_units_is_not_taken_for_gone(fixed: str) -> None:
+    """Squares that are left beside 1e16 times as many do not tell whether rows are; an indicator in X does."""
+    rng = np.random.default_rng(8)
+    parts = []
+    for unit in (1e8, 1.0):
+        frame = pd.DataFrame({name: rng.normal(size=200) for name in ("x", "y")})
+        frame = frame.assign(f=rng.choice(list("abc"), 200), g=rng.integers(0, 8, 200))
+        frame.loc[frame["f"] == "b", "x"] *= unit
+        parts.append(bigmm.reduce(f"y ~ {fixed} + (1 | g) + (0 + x:f | g)", frame, client=0))
+    whole = parts[0] + parts[1]
+    if fixed == "1":
+        with pytest.raises(LabelError, match=r"of the squares of 'x:f\[b\]' would be left, too little to tell"):
+            whole - parts[0]
+    else:
+        with pytest.warns(PrecisionWarning):
+            left = whole - parts[0]
+        assert left.groups[0].columns == parts[1].groups[0].columns
+
+
+def test_a_slope_that_is_zero_wherever_it_is_stays() -> None:
+    frame = pd.DataFrame({"y": np.arange(60.0) % 7, "x": np.arange(60.0) % 5, "f": list("abc") * 20, "g": np.arange(60) % 4})
+    frame.loc[frame["f"] == "b", "x"] = 0.0
+    whole, part, rest = (bigmm.reduce("y ~ 1 + (1 | g) + (0 + x:f | g)", rows, client=0) for rows in (frame, frame[:30], frame[30:]))
+    assert (whole - part).groups[0].columns == rest.groups[0].columns
