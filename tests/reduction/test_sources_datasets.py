@@ -152,3 +152,11 @@ def test_row_groups_of_a_collected_footer(tmp_path: Path) -> None:
     parts = [fragment.subset(row_group_ids=[0, 2]) for fragment in whole.get_fragments()]
     part: Any = ds.FileSystemDataset(parts, whole.schema, whole.format, whole.filesystem)  # type: ignore[attr-defined]
     assert rows(plan_data(part, ["n"]), "n") == [(number,) for number in (0, 1, 2, 3, 8, 9)] * 2
+
+
+def test_doubles_in_a_dataset_that_begins_with_single_precision(tmp_path: Path) -> None:
+    """A dataset has the types of its first file."""
+    values = [1e7 + 0.1, 1e7 + 0.2]
+    pq.write_table(pa.table({"x": pa.array([0.5], pa.float32())}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"x": values}), tmp_path / "b.parquet")
+    assert rows(plan_data(ds.dataset(tmp_path), ["x"]), "x") == [(0.5,), *((value,) for value in values)]

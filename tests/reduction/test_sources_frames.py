@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import pickle
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,19 @@ def test_one_model_of_a_categorical_of_integers(tmp_path: Path, form: str) -> No
     data: dict[str, Any] = {"pandas": frame, "arrow": table, "parquet": tmp_path, "dataset": ds.dataset(tmp_path)}
     fixed = bigmm.reduce("y ~ q + (1 | g)", data[form], client=0).model().selected.fixed
     assert fixed.names == ("(Intercept)", "q1", "q2")
+
+
+def test_an_ordered_dictionary_with_nulls_and_repeats() -> None:
+    odd = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 3], pa.int8()), pa.array(["b", None, "a", "b"]), ordered=True)
+    assert plan_data(pa.table({"d": odd}), ["d"]).categories == {"d": ("b", "a")}
+
+
+def test_decimals_that_double_precision_does_not_tell_apart() -> None:
+    """They may be levels, or all that varies in a covariate."""
+    base = Decimal("170000000012345.00")
+    close = pa.table({"d": pa.array([base + Decimal(i) / 100 for i in range(5)], pa.decimal128(20, 2))})
+    for data in (close, close.set_column(0, "d", close.column("d").dictionary_encode())):
+        with pytest.raises(DataError, match=r"'d' in .* does not fit double: 5 different values are 2 in double precision; subtract"):
+            rows(data, "d")
+    thirds = pa.table({"d": pa.array([Decimal("0.333333333333333333"), None, Decimal("0.666666666666666667")], pa.decimal128(38, 18))})
+    assert rows(thirds, "d") == [(1 / 3,), (None,), (2 / 3,)]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 Column: TypeAlias = "pa.ChunkedArray[Any]"
+#: Decimals of 15 digits are different doubles when they differ.
+_TOLD_APART = 1e15
 
 
 def fit_table(
@@ -78,7 +80,7 @@ def fit_column(column: Column, target: pa.DataType, encode: bool = False) -> Col
     if pt.is_dictionary(column.type):
         column = _fit_dictionary(column, target)
     elif column.type != target:
-        column = column.cast(target)
+        column = _cast(column, target)
     if encode and target == TEXT and not pt.is_dictionary(column.type):
         column = column.dictionary_encode()
     return column.unify_dictionaries()
@@ -88,7 +90,25 @@ def _fit_dictionary(column: Column, target: pa.DataType) -> Column:
     blocks: list[Any] = column.chunks
     if target == TEXT and all(_is_clean(block.dictionary) for block in blocks):
         return column.cast(ENCODED_TEXT)
-    return column.cast(column.type.value_type).cast(target)
+    return _cast(column.cast(column.type.value_type), target)
+
+
+def _cast(column: Column, target: pa.DataType) -> Column:
+    numbers = column.cast(target)
+    if pt.is_decimal(column.type) and pt.is_floating(target):
+        _check_told_apart(column, numbers)
+    return numbers
+
+
+def _check_told_apart(decimals: Column, numbers: Any) -> None:
+    """Refuse decimals that double precision makes one, as Arrow does not: they may be levels, or all that varies."""
+    low, high = (value.as_py() or 0.0 for value in pc.min_max(numbers).values())
+    scale: int = getattr(decimals.type, "scale", 0)
+    if max(-low, high) * 10.0**scale < _TOLD_APART:
+        return
+    differ, told_apart = (pc.count_distinct(values).as_py() for values in (decimals, numbers))
+    if told_apart < differ:
+        raise pa.ArrowInvalid(f"{differ:,} different values are {told_apart:,} in double precision; subtract a constant")
 
 
 def _is_clean(dictionary: pa.Array[Any]) -> bool:

@@ -88,7 +88,7 @@ class FragmentChunk:
 def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) -> Plan:
     """Plan of an Arrow dataset; one that is in memory is a table."""
     schema = unify_schemas(columns, [("the dataset", dataset.schema)])
-    needed = pa.schema([dataset.schema.field(name) for name in columns])
+    needed = pa.schema([_wide(dataset.schema.field(name)) for name in columns])
     found = _fragments(dataset)
     files = [fragment for fragment in found if isinstance(fragment, ds.FileFragment)]
     if len(files) < len(found):
@@ -103,6 +103,11 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
     names = [chunk.name for chunk in chunks]
     categories = number_categories(columns, [needed, *_written(fragments)])
     return Plan(tuple(chunks), schema, categories, digest=digest_of([*identity, *names]), in_memory=False)
+
+
+def _wide(field: pa.Field[Any]) -> pa.Field[Any]:
+    """A dataset has the types of its first file, and Arrow rounds doubles of another one to single precision without a word."""
+    return field.with_type(pa.float64()) if pa.types.is_floating(field.type) else field
 
 
 def _anew(fragments: Sequence[ds.FileFragment]) -> list[ds.FileFragment]:

@@ -144,12 +144,13 @@ def _ordered(table: pa.Table, schema: pa.Schema) -> Categories:
 
 
 def _values(column: pa.ChunkedArray[Any], target: pa.DataType) -> tuple[Any, ...]:
-    """Values of a dictionary in the plan's type; none if blocks disagree about them."""
+    """Values of a dictionary in the plan's type, each once; none if blocks disagree about them."""
     blocks: list[Any] = column.chunks
     dictionaries = [block.dictionary for block in blocks]
     if not dictionaries or any(not other.equals(dictionaries[0]) for other in dictionaries[1:]):
         return ()
-    return tuple(fit_column(pa.chunked_array([dictionaries[0]]), target).to_pylist())
+    values = fit_column(pa.chunked_array([dictionaries[0]]), target).to_pylist()
+    return tuple(dict.fromkeys(value for value in values if value is not None))
 
 
 def plan_pandas(frame: pd.DataFrame, columns: Sequence[str]) -> Plan:
