@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from bigmm.columns import Block, ColumnKind, Level, check_numeric, product_name, x_blocks, z_blocks
-from bigmm.errors import DataError
+from bigmm.errors import DataError, FormulaError
 from bigmm.formula.terms import Formula, Term
 
 NaAction: TypeAlias = Literal["omit", "fail"]
@@ -97,6 +97,8 @@ class Design:
         for role, name in {"weights": self.weights, "offset": self.offset}.items():
             if name is not None and self.kinds[name] != "number":
                 raise DataError(f"{role} column {name!r} holds text, truth values or dates: expected numbers")
+            if any(name == expression.text and expression.names != (name,) for expression in self.formula.expressions):
+                raise FormulaError(f"the {role} column is named {name!r} like an expression of the formula: rename the column")
         for response in self.formula.responses:
             check_numeric(response, self.kinds, "the response ")
         for offset in self.formula.offsets:

@@ -258,11 +258,8 @@ def _factor(call: ast.Call, aliases: dict[str, str], formula: str | None, start:
 def _deparse(tree: ast.expr, aliases: dict[str, str]) -> str:
     """The expression as R prints it: spaces around operators, none around ``^`` and ``/``."""
     text = ast.unparse(_Numbers().visit(tree)).replace(" ** ", "^").replace(" / ", "/")
-    for alias, name in aliases.items():
-        if alias != name:
-            shown = name if re.fullmatch(r"[^\W\d][\w.]*", name) else f"`{name}`"
-            text = re.sub(rf"\b{re.escape(alias)}\b", lambda _, shown=shown: shown, text)  # type: ignore[misc]
-    return text
+    shown = {alias: name if re.fullmatch(r"[^\W\d][\w.]*", name) else f"`{name}`" for alias, name in aliases.items()}
+    return re.sub(r"\b_column_\d+\b", lambda match: shown.get(match.group(), match.group()), text)  # at once: a name may look like an alias
 
 
 class _Numbers(ast.NodeTransformer):

@@ -58,7 +58,8 @@ def parse_formula(text: str) -> Formula:
 def _check_names(formula: Formula) -> None:
     """Refuse a column that is named like an expression of the same formula: labels are texts."""
     texts: dict[str, Expression] = {}
-    for expression in formula.expressions:
+    groups = (Expression(name, (name,)) for random in formula.random for name in random.group)
+    for expression in [*formula.expressions, *groups]:
         if texts.setdefault(expression.text, expression).names != expression.names:
             raise FormulaError(f"a column is named {expression.text!r} like an expression of the formula: rename the column")
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from bigmm.inference.fit import LinearMixedModelFit
 
 NewLevels = Literal["error", "population"]
-_NO_RESPONSE = Expression("0", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +203,17 @@ def build_predictor(fit: LinearMixedModelFit, re_form: Any = None, new_levels: s
     """
     if new_levels not in ("error", "population"):
         raise DataError(f"new_levels={new_levels!r}: expected 'error' or 'population'")
-    formula = replace(fit.formula, responses=(_NO_RESPONSE,), random=_conditioned(fit.formula, re_form))
+    formula = replace(fit.formula, responses=(_no_response(fit.design.names),), random=_conditioned(fit.formula, re_form))
     design = replace(fit.design, formula=formula, weights=None, shift={}, y_shift={}, na_action="omit")
     return Predictor(replace(fit, model=None), design, new_levels)  # type: ignore[arg-type]
+
+
+def _no_response(columns: Sequence[str]) -> Expression:
+    """A response that is 0, under a text that no column has: values are known by their texts."""
+    text = "0"
+    while text in columns:
+        text += " + 0"
+    return Expression(text, ())
 
 
 def _conditioned(formula: Formula, re_form: Any) -> tuple[RandomEffectsTerm, ...]:

@@ -157,7 +157,7 @@ def _missing(table: pa.Table, numbers: Mapping[str, Array], values: Mapping[str,
         known = [missing[name] for name in missing]
         undefined &= ~np.logical_or.reduce(known) if known else True
         if undefined.any():
-            missing[text] = undefined
+            missing[text] = missing[text] | undefined if text in missing else undefined
     return missing
 
 

@@ -126,6 +126,15 @@ def test_names_of_the_columns_it_reads() -> None:
     assert parse_expression("I(2)").names == ()
 
 
+@pytest.mark.parametrize("text", ["I(_column_1 + `a b`)", "I(`a b` + _column_1)", "I(`_column_2`/_column_0 + `a b`*_column_1)"])
+def test_names_that_look_like_those_of_the_parser(text: str) -> None:
+    columns = {"_column_0": 2.0, "_column_1": 3.0, "_column_2": 5.0, "a b": 7.0}
+    expected = eval(text[1:].replace("`a b`", "7.0").replace("`", ""), {"__builtins__": {}}, columns)
+    expression = parse_expression(text)
+    for found in (expression, parse_expression(expression.text)):
+        assert found.evaluate({name: np.full(2, value) for name, value in columns.items()}, 2).tolist() == [expected] * 2
+
+
 def test_backticks_keep_a_name_from_being_an_expression() -> None:
     quoted, computed = parse_expression("`I(x)`"), parse_expression("I(x)")
     assert (quoted.names, quoted.is_column) == (("I(x)",), True)

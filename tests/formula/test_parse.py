@@ -501,3 +501,5 @@ def test_any_expression_is_read_again_as_itself(text: str) -> None:
 def test_a_column_named_like_an_expression() -> None:
     with pytest.raises(FormulaError, match="rename the column"):
         parse_formula("y ~ log(z) + `log(z)` + (1 | g)")
+    with pytest.raises(FormulaError, match="rename the column"):
+        parse_formula("y ~ log(z) + (1 | `log(z)`)")

@@ -456,3 +456,13 @@ def test_re_form_without_a_bar(fit: bigmm.LinearMixedModelFit, sleepstudy: pd.Da
     pd.testing.assert_series_equal(fit.predict(sleepstudy, re_form="~  0"), fit.predict(sleepstudy, re_form="NA"))
     with pytest.raises(bigmm.FormulaError, match=r"re_form='~1': expected random-effects terms such as '~ \(1 \| g\)', or '~0'"):
         fit.predict(sleepstudy, re_form="~1")
+
+
+def test_columns_that_are_called_like_numbers() -> None:
+    """As of a frame that was made from an array."""
+    rng = np.random.default_rng(8)
+    frame = pd.DataFrame(rng.normal(10.0, 2.0, (200, 2))).rename(columns=str).assign(g=rng.integers(0, 8, 200))
+    frame["y"] = 1 + 2 * frame["0"] + frame["1"] + rng.normal(size=200)
+    named = frame.rename(columns={"0": "p", "1": "q"})
+    fits = bigmm.lmer("y ~ `0` + (1 + `1` | g)", frame, client=0), bigmm.lmer("y ~ p + (1 + q | g)", named, client=0)
+    np.testing.assert_array_equal(fits[0].predict(frame), fits[1].predict(named))

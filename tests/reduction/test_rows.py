@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from bigmm.design import Design
-from bigmm.errors import DataError
+from bigmm.errors import DataError, FormulaError
 from bigmm.formula import parse_formula
 from bigmm.reduction.rows import Rows, evaluate_rows
 
@@ -74,6 +75,24 @@ def test_undefined_expressions_count_under_their_text() -> None:
     rows = evaluate("log(y) ~ log(x) + (1 | g)", table(y=[1.0, -1.0, 3.0, None], x=[1.0, -2.0, -3.0, -4.0]))
     assert dict(rows.counts.missing) == {"y": 1, "log(y)": 1, "log(x)": 1}
     assert rows.counts.used == 1
+
+
+def test_a_column_named_like_an_expression_keeps_its_gaps() -> None:
+    """A formula and a design refuse such a name; whoever has another way here must not read codes of missing keys."""
+    formula = parse_formula("y ~ log(x) + (1 | g)")
+    (random,) = formula.random
+    named = replace(formula, random=(replace(random, group=("log(x)",)),))
+    data = table(x=[-1.0, 1.0, 2.0, 3.0]).append_column("log(x)", pa.array(["u", None, "v", "v"]))
+    rows = evaluate_rows(data, Design(named, {**KINDS, "log(x)": "category"}))
+    assert dict(rows.counts.missing) == {"log(x)": 2}
+    assert rows.complete.tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("role", ["weights", "offset"])
+def test_weights_and_offset_named_like_an_expression(role: str) -> None:
+    design = Design(parse_formula("y ~ log(x) + (1 | g)"), {**KINDS, "log(x)": "number"}, **{role: "log(x)"})  # type: ignore[arg-type]
+    with pytest.raises(FormulaError, match=rf"the {role} column is named 'log\(x\)' like an expression of the formula: rename"):
+        design.check()
 
 
 def test_na_action_fail() -> None:
