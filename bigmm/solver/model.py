@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -338,7 +339,8 @@ class LinearMixedModel:
     @property
     def _identity(self) -> dict[str, Any]:
         """What decides the objective."""
-        contrasts = {name: choice if isinstance(choice, str) else repr(choice) for name, choice in self.selected.contrasts.items()}
+        coding = self.selected.fixed.coding
+        contrasts = hashlib.sha256(repr(coding.names).encode() + coding.matrix.tobytes()).hexdigest()
         return {"crossproducts": self.cp.digest, "formula": self.selected.formula.text, "reml": self.reml, "contrasts": contrasts}
 
     def _default_starts(self, settings: Optimizer, own: Array) -> tuple[Array, Array | None]:

@@ -23,7 +23,9 @@ from bigmm.solver.derivatives import Derivatives
 #: Theta to the objective, and what gives its derivatives there.
 Evaluate: TypeAlias = Callable[[Array], "tuple[float, Callable[[], Derivatives]]"]
 
-_FORMAT = 6
+_FORMAT = 7
+#: A log's first bytes.
+_BEGIN = b'{"format": '
 #: Derivatives that hold one array a grouping factor.
 _TUPLES = ("K", "Q", "moments")
 #: Those that are one array.
@@ -48,8 +50,10 @@ def replayed(evaluate: Evaluate, path: str | os.PathLike[str], identity: Mapping
         When the log cannot be read or written, or belongs to another model.
     """
     file = Path(path)
-    known = _read(file, identity)
+    known, end = _read(file, identity)
     try:
+        if file.exists() and file.stat().st_size > end:
+            os.truncate(file, end)  # so that the next line begins one
         handle = file.open("a", encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write the log {str(path)!r} ({error.strerror}): choose another place") from None
@@ -89,24 +93,32 @@ def _write(handle: IO[str], record: Mapping[str, Any]) -> None:
     os.fsync(handle.fileno())
 
 
-def _read(file: Path, identity: Mapping[str, Any]) -> dict[bytes, dict[str, Any]] | None:
-    """What a log knows by theta's bytes; None when there is no log, or only the beginning of its first line."""
+def _read(file: Path, identity: Mapping[str, Any]) -> tuple[dict[bytes, dict[str, Any]] | None, int]:
+    """What a log knows by theta's bytes, None when it has not even its first line; and where its last line that is whole ends."""
     if not file.exists():
-        return None
+        return None, 0
     try:
-        whole = _whole_lines(file)
-        if not whole:
-            return None
-        header, *records = [_record(line) for line in whole]
+        content = file.read_bytes()
+        end = content.rfind(b"\n") + 1
+        if not end:
+            _check_begun(content)
+            return None, 0
+        header, *records = [_record(line) for line in content[:end].splitlines()]
         found, made_for = header["format"], header["identity"]
         known: dict[bytes, dict[str, Any]] = {}
         for record in records:
             known.setdefault(np.array(record.pop("theta"), dtype=np.float64).tobytes(), {}).update(record)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise StorageError(f"the log {str(file)!r} cannot be read ({error}): remove it and start again") from None
+        raise StorageError(f"the log {str(file)!r} cannot be read ({error}): remove it and start again, or choose another place") from None
     if found != _FORMAT or made_for != json.loads(json.dumps(dict(identity))):
         raise StorageError(f"the log {str(file)!r} was made for another model or other data: choose another place")
-    return known
+    return known, end
+
+
+def _check_begun(content: bytes) -> None:
+    """A first line that was cut off is that of a log, and not somebody's file."""
+    if content[: len(_BEGIN)] != _BEGIN[: len(content)]:
+        raise ValueError("its first line is none of a log")
 
 
 def _checksum(record: Mapping[str, Any]) -> int:
@@ -119,15 +131,6 @@ def _record(line: bytes) -> dict[str, Any]:
     if found.pop("check") != _checksum(found):
         raise ValueError("a line was changed")
     return found
-
-
-def _whole_lines(file: Path) -> list[bytes]:
-    """Lines that end; what follows the last of them is cut off, so that the next one begins a line."""
-    content = file.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        os.truncate(file, end)
-    return content[:end].splitlines()
 
 
 def _to_json(found: Derivatives) -> dict[str, Any]:

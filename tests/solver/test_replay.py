@@ -88,3 +88,27 @@ def test_damaged(cp: bigmm.CrossProducts, tmp_path: Path, content: str) -> None:
 def test_nowhere_to_write(cp: bigmm.CrossProducts, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot write the log '.*/absent/log' \(No such file or directory\)"):
         cp.model().fit(log=tmp_path / "absent" / "log")
+
+
+def test_of_other_contrasts(tmp_path: Path) -> None:
+    """Matrices that numpy writes alike, in the middle of many levels or behind the eighth digit."""
+    rng = np.random.default_rng(3)
+    f, g = np.arange(800) % 40, rng.integers(0, 12, 800)
+    y = 3 * rng.normal(size=40)[f] + rng.normal(size=12)[g] + rng.normal(size=800)
+    cp = bigmm.reduce("y ~ f + (1 | g)", pd.DataFrame({"y": y, "f": [f"l{level:02}" for level in f], "g": g}), client=0)
+    first = np.vstack([np.zeros((1, 39)), np.eye(39)])
+    second, third = first.copy(), first.copy()
+    second[:, 15:25], second[15:25, 3], third[1, 0] = 0.0, 0.5, 1.0 + 1e-12
+    cp.model(contrasts={"f": first}).fit(start=[1.0], log=tmp_path / "log")
+    assert repr(first) == repr(second) == repr(third)
+    for other in (second, third):
+        with pytest.raises(StorageError, match="was made for another model"):
+            cp.model(contrasts={"f": other}).fit(start=[1.0], log=tmp_path / "log")
+
+
+@pytest.mark.parametrize("content", ['{"important": [1, 2, 3]}', "y,g\n1,2\n3,4\n5,6", "n", "{}"])
+def test_a_file_of_others_keeps_what_is_in_it(cp: bigmm.CrossProducts, tmp_path: Path, content: str) -> None:
+    (tmp_path / "notes").write_text(content)
+    with pytest.raises(StorageError, match=r"notes' cannot be read .*: remove it and start again, or choose another place"):
+        cp.model().fit(log=tmp_path / "notes")
+    assert (tmp_path / "notes").read_text() == content
