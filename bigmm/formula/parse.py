@@ -58,9 +58,10 @@ def parse_formula(text: str) -> Formula:
 def _check_names(formula: Formula) -> None:
     """Refuse a column that is named like an expression of the same formula: labels are texts."""
     texts: dict[str, Expression] = {}
-    groups = (Expression(name, (name,)) for random in formula.random for name in random.group)
-    for expression in [*formula.expressions, *groups]:
-        if texts.setdefault(expression.text, expression).names != expression.names:
+    groups: set[str] = set().union(*(random.group for random in formula.random))
+    for expression in formula.expressions:
+        same = texts.setdefault(expression.text, expression).names == expression.names
+        if not same or (expression.text in groups and not expression.is_column):
             raise FormulaError(f"a column is named {expression.text!r} like an expression of the formula: rename the column")
 
 
@@ -163,7 +164,7 @@ def _random_effects(piece: list[Token], text: str) -> list[RandomEffectsTerm]:
     if any(isinstance(factor, _Offset) for term in terms for factor in term):
         raise FormulaError("an offset belongs to the fixed part", text, left[0].start)
     sides = [(term,) for term in terms] if bar.text == "||" else [terms]
-    return [RandomEffectsTerm(side, group) for group in _groups(right, text) for side in sides]
+    return [RandomEffectsTerm(side, group) for side in sides for group in _groups(right, text)]
 
 
 def _is_enclosed(piece: list[Token]) -> bool:
