@@ -62,6 +62,11 @@ _WEB = re.compile(r"\bhttps?://", re.IGNORECASE)
 _SIGNED = re.compile(r"\?([^?]*&)?(sig|[\w.-]*(signature|token|secret|password|credential|key|keyid))=", re.IGNORECASE)
 
 
+def is_signed(url: str) -> bool:
+    """Whether the query of a URL has what looks like a secret."""
+    return _SIGNED.search(url) is not None
+
+
 def without_secrets(url: str) -> str:
     """Return a URL without password and query, which may hold a signature: they belong in no message."""
     url = _ACCOUNT.sub(r"\1", _USER.sub(r"\1", url))

@@ -46,8 +46,8 @@ def new_files(data: Any, into: CrossProducts, storage_options: Mapping[str, Any]
     changed = [file.url for file in files if file.url in known and (file.size, file.version) not in known[file.url]]
     if changed:
         raise DataError(
-            f"{shown(changed)} changed after it was added (another size or time): subtract the crossproducts of what it was and add it "
-            "again, or leave it out"
+            f"{shown(changed)} changed after it was added (another size or time), or some of its row groups were added: subtract the "
+            "crossproducts of what it was and add it again, or leave it out"
         )
     listed = {file.url for file in files}
     partly = [url for url in itertools.compress(into.sources.urls, _skipped(into) & (into.sources.read > 0)) if url in listed]

@@ -69,6 +69,7 @@ def reduce(
     checkpoint : path or URL, optional
         Directory that what is done is written to after every batch of chunks. A pass that was killed and is run again
         with the same arguments goes on from there, with the same bits at the end. It may be removed when the pass is done.
+        A Dask DataFrame is known by the name that Dask gives it: do not change what it is made from before the pass is done.
     resume : bool
         Whether to go on from a checkpoint that is there, or to refuse it.
     on_error : {"raise", "skip"}

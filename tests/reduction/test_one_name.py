@@ -1,11 +1,16 @@
-"""One local file has one name, however its path is spelled: else its rows would count twice."""
+"""One file has one name, however it is reached, else its rows would count twice; and two files have two, else those of one are lost."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import fsspec
+import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
@@ -13,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
 import bigmm
+from bigmm.reduction.sources.paths import list_files, remote_name
 
 FORMULA = "y ~ 1 + (1 | g)"
 
@@ -81,3 +87,61 @@ def test_links_that_lead_to_no_file() -> None:
     Path("a/x.parquet").symlink_to("../b")
     with pytest.raises(bigmm.DataError, match=r"'.*/a/x.parquet' is a link to a folder, inside of the data"):
         bigmm.reduce(FORMULA, "a", client=0)
+
+
+def test_a_dataset_at_a_url_is_the_file_at_that_url() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/one-name/p.parquet", Path("a/p.parquet").read_bytes())
+    of_url = bigmm.reduce(FORMULA, "memory://one-name/p.parquet", client=0)
+    of_dataset = bigmm.reduce(FORMULA, ds.dataset("/one-name/p.parquet", format="parquet", filesystem=memory), client=0)
+    assert of_url.sources.urls == of_dataset.sources.urls == ("memory:///one-name/p.parquet",)
+    with pytest.raises(bigmm.LabelError, match=r"p\.parquet"):
+        of_url + of_dataset
+    assert bigmm.reduce(FORMULA, "memory://one-name/p.parquet", into=of_dataset, client=0) is of_dataset
+
+
+@pytest.fixture
+def archives() -> list[str]:
+    """Two archives whose members have one name and one size."""
+    for number, name in enumerate(("jan", "feb")):
+        y, g = np.random.default_rng(number).normal(size=40), np.random.default_rng(number).integers(0, 5, 40)
+        rows = "".join(f"{value:+.6f},{level}\n" for value, level in zip(y, g, strict=True))
+        with zipfile.ZipFile(f"{name}.zip", "w") as archive:
+            archive.writestr("year=2024/data.csv", "y,g\n" + rows)
+    return [f"zip://year=2024/data.csv::{name}.zip" for name in ("jan", "feb")]
+
+
+def test_members_of_two_archives_are_two_files(archives: list[str], tmp_path: Path) -> None:
+    first, second = (bigmm.reduce(FORMULA, url, client=0) for url in archives)
+    assert first.sources.urls == (f"zip://year=2024/data.csv::{tmp_path}/jan.zip",)
+    assert (first + second).digest == bigmm.reduce(FORMULA, archives[1], into=first, client=0).digest
+    assert bigmm.reduce(FORMULA, archives, client=0).nobs == 80
+    assert [file.keys for file in list_files(archives, {})] == [(("year", "2024"),)] * 2
+    bigmm.reduce(FORMULA, archives[0], client=0, checkpoint="check")
+    with pytest.raises(bigmm.StorageError, match="check"):
+        bigmm.reduce(FORMULA, archives[1], client=0, checkpoint="check")
+
+
+def test_a_query_may_say_which_file() -> None:
+    web: Any = SimpleNamespace(unstrip_protocol=lambda path: path)
+    names = ["".join(remote_name(web, f"https://host/export.csv{query}")) for query in ("", "?part=1", "?part=2", "?part=2&sig=s3cret")]
+    assert len(set(names[:3])) == 3
+    assert names[3] == names[0] == "https://host/export.csv"
+    assert "part" not in "".join(names)
+
+
+def test_files_that_only_a_signature_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/one-name/a.csv?v=1&sig=x": b"y,g\n1,a\n", "/one-name/a.csv?v=2&sig=x": b"y,g\n2,b\n"})
+    with pytest.raises(bigmm.DataError, match=r"two files have the name 'memory:///one-name/a\.csv' without their signatures"):
+        list_files("memory://one-name", {})
+
+
+def test_some_row_groups_are_not_the_file() -> None:
+    whole = ds.dataset("a", format="parquet")
+    (fragment,) = whole.get_fragments()
+    some: Any = ds.FileSystemDataset([fragment.subset(row_group_ids=[0])], whole.schema, fragment.format)  # type: ignore[attr-defined,arg-type]
+    part = bigmm.reduce(FORMULA, some, client=0)
+    assert part.nobs == 10
+    with pytest.raises(bigmm.DataError, match=r"p\.parquet' changed after it was added .*, or some of its row groups were added: subtract"):
+        bigmm.reduce(FORMULA, "a", into=part, client=0)

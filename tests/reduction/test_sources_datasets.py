@@ -93,6 +93,22 @@ def test_digest(tmp_path: Path) -> None:
     assert digest != plan_data(ds.dataset(tmp_path), ["n"]).digest
 
 
+def test_digest_knows_what_folders_say_and_how_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "1" / "2").mkdir(parents=True)
+    pq.write_table(TABLE, tmp_path / "1" / "2" / "a.parquet")
+    parts = [ds.DirectoryPartitioning(pa.schema([(name, pa.int64()) for name in names])) for names in ("ab", "ba", "ab")]
+    digests = [plan_data(ds.dataset(tmp_path, format="parquet", partitioning=part), ["n", "a", "b"]).digest for part in parts]
+    assert digests[0] == digests[2] != digests[1]
+    (tmp_path / "b.csv").write_text("x;n\n1,5;2\n")
+    formats = [ds.CsvFileFormat(pc.ParseOptions(delimiter=delimiter)) for delimiter in ";|;"]
+    schema = pa.schema([("x", pa.string()), ("n", pa.string())])
+    semicolon, _, again = (ds.dataset(tmp_path / "b.csv", format=format, schema=schema) for format in formats)
+    one = plan_data(semicolon, ["n"])
+    assert one.digest == plan_data(again, ["n"]).digest
+    commas = ds.CsvFileFormat(pc.ParseOptions(delimiter=";"), convert_options=pc.ConvertOptions(null_values=["2"]))
+    assert one.digest != plan_data(ds.dataset(tmp_path / "b.csv", format=commas, schema=schema), ["n"]).digest
+
+
 @pytest.mark.parametrize("format", ["parquet", "feather"])
 def test_dictionaries_of_numbers_are_categories(tmp_path: Path, format: str) -> None:
     table = pa.table({"x": [2, 0, 1], "q": pa.array([2, 0, 1]).dictionary_encode()})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
@@ -17,15 +19,19 @@ from bigmm.errors import DataError
 from bigmm.reduction.sources.chunks import Plan, digest_of
 from bigmm.reduction.sources.columns import fit_table
 from bigmm.reduction.sources.cuts import balanced_runs
-from bigmm.reduction.sources.files import as_planned, in_threads, reading
+from bigmm.reduction.sources.files import as_planned, in_threads, reading, size_of, state_of_local, version_of
 from bigmm.reduction.sources.footers import as_written, group_sizes, groups_name
 from bigmm.reduction.sources.frames import plan_table
-from bigmm.reduction.sources.paths import check_distinct
+from bigmm.reduction.sources.paths import check_distinct, remote_name
 from bigmm.reduction.sources.schema import number_categories, unify_schemas
 from bigmm.urls import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+#: Arrow's names of file systems that fsspec calls otherwise.
+_PROTOCOLS = {"gcs": "gs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class FragmentChunk:
         Compressed bytes of the needed columns; of the file where it is not Parquet.
     origin : Origin
         The fragment's file.
+    only : str
+        Which row groups are read of the file, where not all of them are.
     """
 
     fragment: ds.FileFragment
@@ -57,11 +65,12 @@ class FragmentChunk:
     rows: int | None
     nbytes: int
     origin: Origin
+    only: str = ""
 
     @property
     def origins(self) -> tuple[Origin]:
-        """The file."""
-        return (self.origin,)
+        """The file; a part of it does not pass for the whole when files are added later."""
+        return (replace(self.origin, version=self.origin.version + self.only),)
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows; text is dictionary-encoded where the dataset's is."""
@@ -99,10 +108,16 @@ def plan_dataset(dataset: ds.Dataset, columns: Sequence[str], chunk_bytes: int) 
     chunks = [chunk for part in in_threads(cut, fragments) for chunk in part]
     if not chunks:
         raise DataError(f"no rows in the {len(fragments)} fragment(s) of the dataset: expected at least one")
-    identity = [part for file in in_threads(_origin, fragments) for part in (file.url, file.size, file.version)]
+    identity = [part for fragment in in_threads(_identity, fragments) for part in fragment]
     names = [chunk.name for chunk in chunks]
     categories = number_categories(columns, [needed, *_written(fragments)])
-    return Plan(tuple(chunks), schema, categories, digest=digest_of([*identity, *names]), in_memory=False)
+    return Plan(tuple(chunks), schema, categories, digest=digest_of([*identity, *names, schema, needed]), in_memory=False)
+
+
+def _identity(fragment: ds.FileFragment) -> tuple[object, ...]:
+    """The file, what its folders say of its rows, and how it is read."""
+    origin = _origin(fragment)
+    return origin.url, origin.size, origin.version, str(fragment.partition_expression), pickle.dumps(fragment.format, protocol=4).hex()
 
 
 def _wide(field: pa.Field[Any]) -> pa.Field[Any]:
@@ -148,21 +163,25 @@ def _groups(fragment: ds.ParquetFileFragment) -> dict[int, tuple[int, int, str]]
 
 def _pieces(fragment: ds.FileFragment) -> list[tuple[str, tuple[str, int | None]]]:
     """What a fragment reads, its row groups or its file, and what each is known by."""
-    local, path = _place(fragment.filesystem, fragment.path)
-    real = os.path.realpath(path) if local else path
+    filesystem, path = _place(fragment.filesystem, fragment.path)
+    real = os.path.realpath(path) if _is_local(filesystem) else path
     if not isinstance(fragment, ds.ParquetFileFragment):
         return [(fragment.path, (real, None))]
     with reading(repr(fragment.path)):
         return [(fragment.path, (real, group.id)) for group in fragment.row_groups]
 
 
-def _place(filesystem: Any, path: str) -> tuple[bool, str]:
-    """Whether a file is on this machine, and its path without what wraps its file system."""
+def _place(filesystem: Any, path: str) -> tuple[Any, str]:
+    """A file's own file system, Arrow's or fsspec's, and its path there, without what wraps the two."""
     if isinstance(filesystem, fs.SubTreeFileSystem):
         return _place(filesystem.base_fs, f"{filesystem.base_path.rstrip('/')}/{path}")
     if isinstance(filesystem, fs.PyFileSystem) and isinstance(filesystem.handler, fs.FSSpecHandler):
-        return isinstance(filesystem.handler.fs, LocalFileSystem), path
-    return isinstance(filesystem, fs.LocalFileSystem), path
+        return filesystem.handler.fs, path
+    return filesystem, path
+
+
+def _is_local(filesystem: Any) -> bool:
+    return isinstance(filesystem, (fs.LocalFileSystem, LocalFileSystem))
 
 
 def _written(fragments: Sequence[ds.FileFragment]) -> Iterator[pa.Schema]:
@@ -194,6 +213,7 @@ def _cut_parquet(fragment: ds.ParquetFileFragment, needed: pa.Schema, schema: pa
     """Row groups of a fragment, which may itself be some of those of its file, in runs; those without rows left out."""
     origin = _origin(fragment)
     groups = [group.id for group in fragment.row_groups]
+    only = f", of {fragment.metadata.num_row_groups} row groups {groups}" if len(groups) < fragment.metadata.num_row_groups else ""
     of_file = group_sizes(fragment.metadata, fragment.physical_schema, needed.names)
     sizes = [of_file[group] for group in groups]
     for run in balanced_runs(sizes, chunk_bytes):
@@ -202,7 +222,7 @@ def _cut_parquet(fragment: ds.ParquetFileFragment, needed: pa.Schema, schema: pa
             ids = groups[run.start : run.stop]
             name = f"{fragment.path}, {groups_name(ids[0], ids[-1] + 1)}"
             part: Any = fragment.subset(row_group_ids=ids)
-            yield FragmentChunk(part, needed, schema, name, rows, nbytes, replace(origin, rows=rows))
+            yield FragmentChunk(part, needed, schema, name, rows, nbytes, replace(origin, rows=rows), only)
 
 
 def _check_complete(fragment: ds.FileFragment, needed: pa.Schema) -> None:
@@ -214,8 +234,14 @@ def _check_complete(fragment: ds.FileFragment, needed: pa.Schema) -> None:
 
 
 def _origin(fragment: ds.FileFragment) -> Origin:
-    """The file; its name and time are written as for a path, so that the two are known to be the same."""
-    info: Any = fragment.filesystem.get_file_info(fragment.path)
-    version = str(info.mtime_ns // 10**9 + 1e-9 * (info.mtime_ns % 10**9)) if info.mtime_ns else ""
-    local, path = _place(fragment.filesystem, fragment.path)
-    return Origin(plain(os.path.abspath(path)) if local else path, -1 if info.size is None else info.size, version)
+    """The file; its name and time are written as for a path or a URL, so that the two are known to be the same."""
+    filesystem, path = _place(fragment.filesystem, fragment.path)
+    if _is_local(filesystem):
+        return Origin(plain(os.path.abspath(path)), *state_of_local(path))
+    if isinstance(filesystem, AbstractFileSystem):
+        filesystem.invalidate_cache()
+        info = filesystem.info(path)
+        return Origin("".join(remote_name(filesystem, path)), size_of(info), version_of(info))
+    found: Any = filesystem.get_file_info(path)
+    protocol = _PROTOCOLS.get(filesystem.type_name, filesystem.type_name)
+    return Origin(f"{protocol}://{path}", -1 if found.size is None else found.size, str(found.mtime_ns or ""))

@@ -163,4 +163,4 @@ def _inferred(field: pa.Field[Any]) -> pa.Field[Any]:
 
 
 def _dialect(file: DataFile) -> Dialect:
-    return dialect_of(file.url) or _PLAIN
+    return dialect_of(file.name) or _PLAIN

@@ -42,6 +42,8 @@ class DataFile:
         As its filesystem spells it.
     url : str
         The same for people: with the protocol, unless it is local, and without secrets.
+    name : str
+        The same without the archive that the file is in and without what stands for a query; its ending tells the format.
     label : str
         The part of `url` that tells the files of a source apart.
     size : int
@@ -56,6 +58,7 @@ class DataFile:
 
     path: str = field(repr=False)  # may hold a password, and Dask logs the arguments of a task that fails
     url: str
+    name: str
     label: str
     size: int
     version: str

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from glob import has_magic
 from itertools import takewhile
 from pathlib import PurePath
@@ -18,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from bigmm.errors import DataError
 from bigmm.places import is_hidden
 from bigmm.reduction.sources.files import DataFile, reading, size_of, state_of_local, version_of
-from bigmm.urls import plain, without_secrets
+from bigmm.urls import is_signed, is_url, plain, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
@@ -56,13 +58,29 @@ def list_files(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], 
     if not sources:
         raise DataError("the list of paths is empty: pass at least one path")
     found = [file for source in sources for file in _expand(os.fspath(source), storage_options)]
-    check_distinct([(url, _identity(filesystem, info["name"])) for filesystem, info, url in found])
-    root = _common_folder([url for _, _, url in found])
-    return tuple(_data_file(filesystem, info, url, root) for filesystem, info, url in found)
+    check_distinct([(file.url, file.known_by) for file in found])
+    _check_names(found)
+    root = _common_folder([file.name for file in found])
+    return tuple(_data_file(file, root) for file in found)
 
 
-def _expand(source: str, storage_options: Mapping[str, Any]) -> list[tuple[AbstractFileSystem, Info, str]]:
-    """Files behind one path, with their information and their URLs."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file where it was found; its name for people, what else tells it apart, and what it is known by, which may have secrets."""
+
+    filesystem: AbstractFileSystem
+    info: Info
+    name: str
+    apart: str
+    known_by: str
+
+    @property
+    def url(self) -> str:
+        return self.name + self.apart
+
+
+def _expand(source: str, storage_options: Mapping[str, Any]) -> list[_Found]:
+    """Files behind one path."""
     if not source:
         raise DataError("the path is empty: pass a file, folder, glob or URL")
     shown = without_secrets(source)
@@ -73,7 +91,42 @@ def _expand(source: str, storage_options: Mapping[str, Any]) -> list[tuple[Abstr
     if not infos:
         raise DataError(f"no data files in {shown!r}: expected Parquet or CSV files, hidden ones do not count")
     ordered = sorted(infos, key=lambda info: natural_key(info["name"]))
-    return [(filesystem, info, _url(filesystem, info["name"])) for info in ordered]
+    container = _container(source)
+    return [_found(filesystem, info, container) for info in ordered]
+
+
+def _found(filesystem: AbstractFileSystem, info: Info, container: str) -> _Found:
+    path = info["name"]
+    if isinstance(filesystem, LocalFileSystem):
+        return _Found(filesystem, info, path, "", os.path.realpath(path))  # what links lead to
+    name, apart = remote_name(filesystem, path)
+    if container:
+        apart += "::" + (without_secrets(container) if is_url(container) else plain(container))
+    return _Found(filesystem, info, name, apart, f"{filesystem.unstrip_protocol(path)}::{container}")
+
+
+def _container(source: str) -> str:
+    """What the files of a chained URL are in: an archive, ``s3://b/c.zip`` of ``zip://a.csv::s3://b/c.zip``."""
+    links = source.split("::")
+    while len(links) > 1 and "://" not in links[0]:  # a cache, which is no place
+        links = links[1:]
+    return "::".join(links[1:])
+
+
+def remote_name(filesystem: AbstractFileSystem, path: str) -> tuple[str, str]:
+    """URL of a file that is not on this machine; and a digest of a query that it leaves out, unless that is signed."""
+    url = str(filesystem.unstrip_protocol(path))
+    shown, query = without_secrets(url), url.partition("?")[2]
+    told = "?" in shown or not query or is_signed(url)
+    return shown, "" if told else f"?{hashlib.sha256(query.encode()).hexdigest()[:12]}"
+
+
+def _check_names(found: Sequence[_Found]) -> None:
+    """Refuse files that only a secret tells apart: they would pass for one when files are added later."""
+    seen: dict[str, str] = {}
+    for file in found:
+        if seen.setdefault(file.url, file.known_by) != file.known_by:
+            raise DataError(f"two files have the name {file.url!r} without their signatures: read them from places of different names")
 
 
 def _find(filesystem: AbstractFileSystem, path: str) -> list[Info]:
@@ -124,18 +177,6 @@ def natural_key(path: str) -> tuple[list[list[str | int]], str]:
     return numbered, path
 
 
-def _url(filesystem: AbstractFileSystem, path: str) -> str:
-    if isinstance(filesystem, LocalFileSystem):
-        return path
-    return without_secrets(str(filesystem.unstrip_protocol(path)))
-
-
-def _identity(filesystem: AbstractFileSystem, path: str) -> str:
-    """What two names of one file have in common: of local ones the file that links lead to."""
-    local = isinstance(filesystem, LocalFileSystem)
-    return os.path.realpath(path) if local else str(filesystem.unstrip_protocol(path))
-
-
 def check_distinct(named: Iterable[tuple[str, Hashable]]) -> None:
     """Refuse names of which two stand for one thing.
 
@@ -159,7 +200,8 @@ def _common_folder(urls: Sequence[str]) -> str:
     return "/".join(parts[0] for parts in shared)
 
 
-def _data_file(filesystem: AbstractFileSystem, info: Info, url: str, root: str) -> DataFile:
+def _data_file(file: _Found, root: str) -> DataFile:
+    filesystem, info, url = file.filesystem, file.info, file.url
     local = isinstance(filesystem, LocalFileSystem)
     if local and os.path.isdir(info["name"]):
         raise DataError(f"{url!r} is a link to a folder, inside of the data: pass that folder itself, too, or remove the link")
@@ -168,14 +210,15 @@ def _data_file(filesystem: AbstractFileSystem, info: Info, url: str, root: str) 
     return DataFile(
         path=info["name"],
         url=url,
-        label=url.removeprefix(root).lstrip("/"),
+        name=file.name,
+        label=file.name.removeprefix(root).lstrip("/") + file.apart,
         size=size,
         version=version,
-        keys=_hive_keys(url),
+        keys=_hive_keys(file.name),
         filesystem=None if local else filesystem,
     )
 
 
-def _hive_keys(url: str) -> tuple[tuple[str, str], ...]:
-    folders = PurePath(posixpath.dirname(url)).parts
+def _hive_keys(name: str) -> tuple[tuple[str, str], ...]:
+    folders = PurePath(posixpath.dirname(name)).parts
     return tuple((unquote(key), unquote(value)) for key, _, value in (part.partition("=") for part in folders) if value)

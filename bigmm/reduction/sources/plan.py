@@ -105,9 +105,9 @@ def _plan_files(files: Sequence[DataFile], columns: Sequence[str], chunk_bytes: 
 
 def _format(file: DataFile) -> str:
     """Format of a file by its name, or by its first bytes."""
-    if file.url.lower().endswith(_PARQUET_ENDINGS):
+    if file.name.lower().endswith(_PARQUET_ENDINGS):
         return "Parquet"
-    if dialect_of(file.url) is not None:
+    if dialect_of(file.name) is not None:
         return "CSV"
     with reading(repr(file.url)), file.open() as source:
         if source.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
