@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from bigmm.addition import shift_matrix
 from bigmm.columns import Array
@@ -14,6 +15,8 @@ from bigmm.formula.coding import Coding, ContrastChoice, code_terms
 from bigmm.formula.terms import Formula
 from bigmm.solver.identification import check_columns
 from bigmm.solver.rank import independent_columns
+
+Mask = npt.NDArray[np.bool_]
 
 #: A shift is in the column space when this part of it is left at most.
 _IN_SPAN = 1e-9
@@ -81,45 +84,44 @@ def shifted_basis(cp: CrossProducts, C: Array, response: int) -> tuple[Array, Ar
     numeric = np.array([bool(column.numeric) for column in cp.columns], dtype=bool)
     plain = np.flatnonzero(~(C[numeric] != 0).any(axis=0))
     counts = np.where(np.logical_or.outer(numeric, numeric), 0.0, cp.XytXy[:P, :P])
-    G, M = np.zeros((len(V), p + 1)), np.eye(p)
-    for j in range(p):
-        coefficients = _in_span(C[:, plain], unshifted[:, j] - C[:, j], counts)
-        if coefficients is None:
-            G[:P, j] = unshifted[:, j]
-        else:
-            G[:P, j] = C[:, j]
-            M[plain, j] += coefficients
+    coefficients, inside = _in_span(C[:, plain], np.column_stack([unshifted - C, V[:P, P + response]]), counts)
+    G, M, beta_shift = np.zeros((len(V), p + 1)), np.eye(p), np.zeros(p)
+    G[:P, :p] = np.where(inside[:p], C, unshifted)
+    G[:P, p] = 0.0 if inside[p] else V[:P, P + response]
     G[P + response, p] = 1.0
-    beta_shift = np.zeros(p)
-    y_shift = _in_span(C[:, plain], V[:P, P + response], counts)
-    if y_shift is None:
-        G[:P, p] = V[:P, P + response]
-    else:
-        beta_shift[plain] = y_shift
+    M[plain] += coefficients[:, :p]
+    beta_shift[plain] = coefficients[:, p]
     return G, M, beta_shift
 
 
-def _in_span(basis: Array, vector: Array, counts: Array) -> Array | None:
-    """Coefficients of the function `vector` in the functions `basis`; None when it is not in their span.
+def _in_span(basis: Array, vectors: Array, counts: Array) -> tuple[Array, Mask]:
+    """Coefficients of the functions `vectors` in the functions `basis`, and which are in their span; zeros for the others.
 
-    Both are coefficients of raw columns, which depend on one another (the indicators of every category add up to one):
+    All are coefficients of raw columns, which depend on one another (the indicators of every category add up to one):
     what counts is their values on the rows. A function is zero on all rows when its mean is zero in the cell of each
     indicator. These means know nothing of how many rows a cell has, so that a level of ten rows among 1e9 counts as any.
     """
     rows = np.diag(counts)
     means = counts[rows > 0.0] / rows[rows > 0.0, None]
-    values, target = means @ basis, means @ vector
-    size = np.abs(target).max(initial=0.0)
-    if size <= _NOISE * np.abs(vector).max(initial=0.0):
-        return np.zeros(basis.shape[1])
-    if basis.shape[1] == 0:
-        return None
-    solved: Array = np.linalg.lstsq(values, target / size, rcond=None)[0]
-    rounded: Array = np.round(solved)
+    values, targets = means @ basis, means @ vectors
+    sizes = np.abs(targets).max(axis=0, initial=0.0)
+    inside = sizes <= _NOISE * np.abs(vectors).max(axis=0, initial=0.0)
+    coefficients = np.zeros((basis.shape[1], vectors.shape[1]))
+    (asked,) = np.nonzero(~inside)
+    if basis.shape[1] and len(asked):
+        found, errors = _solved(values, targets[:, asked] / sizes[asked])
+        inside[asked] = errors < _IN_SPAN
+        coefficients[:, asked] = np.where(inside[asked], found * sizes[asked], 0.0)
+    return coefficients, inside
 
-    def error(coefficients: Array) -> float:
-        return float(np.abs(values @ coefficients - target / size).max())
 
-    # Contrasts of 0, 1 and -1 have coefficients that are whole numbers, which a large shift wants to the last digit.
-    best = rounded if error(rounded) <= max(_NOISE, 10.0 * error(solved)) else solved
-    return np.asarray(best * size, dtype=np.float64) if error(best) < _IN_SPAN else None
+def _solved(values: Array, targets: Array) -> tuple[Array, Array]:
+    """Least squares, and the largest error of each target.
+
+    Contrasts of 0, 1 and -1 have coefficients that are whole numbers, which a large shift wants to the last digit.
+    """
+    solved = np.linalg.lstsq(values, targets, rcond=None)[0]
+    rounded = np.round(solved)
+    errors, of_rounded = (np.abs(values @ found - targets).max(axis=0) for found in (solved, rounded))
+    whole = of_rounded <= np.maximum(_NOISE, 10.0 * errors)
+    return np.where(whole, rounded, solved), np.where(whole, of_rounded, errors)
