@@ -102,8 +102,8 @@ def fit_each(
 
     Raises
     ------
-    BigmmError
-        After the last of them, with the messages of all that failed.
+    BigmmError, OSError
+        After the last of them, with the messages of all that failed; at once when there is one response, or nobody reads what is printed.
     """
     converged: list[bool] = []
     failed: list[BigmmError | OSError] = []
