@@ -176,6 +176,8 @@ class TestSums:
 
 
 class TestDifferences:
+    # A cell with two similar x left has lost digits; what is lost is asked below.
+    @pytest.mark.filterwarnings("ignore:subtraction leaves:bigmm.errors.PrecisionWarning")
     @settings(PROFILE)
     @given(cuts(), st.integers(0, 10_000), st.sampled_from([None, "w"]))
     def test_undoes_addition(self, chunks: list[list[int]], seed: int, weights: str | None) -> None:

@@ -50,10 +50,10 @@ def test_the_environment_and_files_come_first(tmp_path: Path) -> None:
     environment["DASK_BIGMM__WORKER_RESOURCES"] = "{'GPU': 1}"
     code = (
         "from bigmm.reduction.settings import *; print(byte_count('chunk-bytes'), count('batches'), seconds('timeouts.no-workers'),"
-        " resources(), sorted(name for name, _, known in changed() if known))"
+        " resources(), sorted(name.replace('_', '-') for name, _, known in changed() if known))"
     )
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
-    assert found == ("2097152 7 3600.0 {'GPU': 1.0} ['batches', 'chunk_bytes', 'timeouts.no_workers', 'worker_resources.GPU']\n")
+    assert found == ("2097152 7 3600.0 {'GPU': 1.0} ['batches', 'chunk-bytes', 'timeouts.no-workers', 'worker-resources.GPU']\n")
 
 
 @pytest.mark.parametrize("wrong", ["soon", "-3 s", 0, None, float("inf")])
