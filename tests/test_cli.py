@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -39,12 +38,9 @@ OBJECTIVE = "1743.6"
 #: A refused connection is tried again for 10 s.
 UNREACHABLE_SECONDS = 25
 
-# click 8.1 mixes the streams unless told otherwise; later ones never do.
-SEPARATE: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
-
 
 def run(*args: str | Path) -> Result:
-    return CliRunner(**SEPARATE).invoke(main, [str(arg) for arg in args])
+    return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
 def run_well(*args: str | Path) -> Result:
@@ -913,7 +909,7 @@ def wait_for_children(pid: int, count: int) -> list[psutil.Process]:
 def test_dask_command_line() -> None:
     """The same commands under Dask's: ``dask bigmm fit ...``."""
     group = click.Group("dask", commands={"bigmm": main})
-    runner = CliRunner(**SEPARATE)
+    runner = CliRunner()
     assert OBJECTIVE in runner.invoke(group, ["bigmm", "fit", FORMULA, SLEEP, "-q"]).stdout
     result = runner.invoke(group, ["bigmm", "fit", "y", SLEEP])
     assert result.exit_code == 2

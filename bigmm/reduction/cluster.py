@@ -10,12 +10,10 @@ import multiprocessing
 import os
 import signal
 import ssl
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
-from types import FrameType
 from typing import Any
 
 import dask
@@ -24,6 +22,7 @@ from distributed.scheduler import NoWorkerError
 
 from bigmm.errors import ClusterError
 from bigmm.reduction.settings import seconds, setting
+from bigmm.reduction.signals import undisturbed
 from bigmm.reduction.versions import check_versions
 
 #: Most characters that are read of a scheduler file, which could be any file by mistake.
@@ -112,7 +111,7 @@ def local_cluster(workers: int | None = None) -> Iterator[Client]:
         raise ClusterError("a local cluster starts this script again in each worker: put the call under `if __name__ == '__main__':`")
     count = workers or setting("local-cluster.workers") or len(os.sched_getaffinity(0))
     with dask.config.set({**_CONFIG, **_QUIET_WORKERS}), _quiet(), contextlib.ExitStack() as opened:
-        with _undisturbed():
+        with undisturbed():
             cluster = opened.enter_context(_starting(count))
         yield opened.enter_context(Client(cluster, set_as_default=False))
 
@@ -132,34 +131,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in before.items():
             logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A first Ctrl-C, SIGTERM or alarm waits until the processes have started; a second one of its kind does not.
-
-    A process whose parent ends while it is being born prints a traceback, and a cluster can only be closed whole.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
-    raising = {number: handler for number, handler in handlers.items() if callable(handler)}
-    waiting: list[int] = []
-
-    def wait(number: int, _: FrameType | None) -> None:
-        waiting.append(number)
-        signal.signal(number, raising[signal.Signals(number)])
-
-    for number in raising:
-        signal.signal(number, wait)
-    try:
-        yield
-    finally:
-        for number, handler in raising.items():
-            signal.signal(number, handler)
-        for held_back in waiting:
-            signal.raise_signal(held_back)
 
 
 def _starting(count: int) -> LocalCluster:
