@@ -52,7 +52,7 @@ def undisturbed() -> Iterator[None]:
 def _repeat(told: queue.SimpleQueue[int]) -> None:
     """Send the first signal once more when the processes are not there in time.
 
-    They may never be: a signal to the whole group kills those that are just being born, and Dask before 2026.8 then waits
+    They may never be: a signal to the whole group kills those that are just being born, and Dask before 2026.7 then waits
     for them without end.
     """
     number = told.get()
